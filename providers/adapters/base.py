@@ -1,0 +1,147 @@
+"""The contract of a provider: one adapter file per CLI, and the centre names none of them.
+
+An `Adapter` knows a CLI as a program: where it is found, how it is launched in isolation, which turns may share a
+process. A `Driver` speaks the protocol of one running process. Both are plain asyncio without Django.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from providers.events import Event, Turn
+from providers.process import Process
+
+LoginState = Literal["ready", "needs_login", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """What the centre may know of a CLI without running it.
+
+    `installed` holds glob patterns of the program below the data folder's `clis/<name>/`; `program` is its name on
+    PATH, empty for one that ships with the hub. `pass_env` is the allow-list of variables handed from the hub's
+    environment to the child, `secret_env` those of them that must never be shown. Models are listed as the caller
+    may write them; `model_prefixes` claim further vendor ids. `by_name_only` keeps a provider out of `auto`.
+    `unsupported_sampling` names the fields of Sampling the CLI has no way to pass on. `floor` and `ceiling` are the
+    defaults for how many workers are kept warm, and for how many there may be where memory allows.
+    """
+
+    name: str
+    title: str
+    program: str
+    tested_version: str
+    default_model: str
+    models: tuple[str, ...]
+    installed: tuple[str, ...] = ()
+    model_prefixes: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    secret_env: tuple[str, ...] = ()
+    mend_install: str = ""
+    mend_login: str = ""
+    by_name_only: bool = False
+    unsupported_sampling: tuple[str, ...] = ()
+    floor: int = 1
+    ceiling: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one worker: an argument vector without any caller's text, and the whole environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFolder:
+    """The private folders of one worker, all empty and 0700 at its start, removed after its end.
+
+    `cwd` is the process' working directory, `tmp` its TMPDIR, `state` holds what the adapter writes for the CLI.
+    """
+
+    root: Path
+    cwd: Path = field(init=False)
+    tmp: Path = field(init=False)
+    state: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("cwd", "tmp", "state"):
+            object.__setattr__(self, name, self.root / name)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The CLI as found on this machine, with the variables the owner passes to it (already allow-listed).
+
+    `may_reuse` allows undocumented messages that empty a process for the next conversation.
+    """
+
+    path: Path
+    env: Mapping[str, str]
+    may_reuse: bool = True
+
+
+class Driver(ABC):
+    """Speaks with one process. Used by one turn at a time; the pool sees to that."""
+
+    @abstractmethod
+    async def ready(self) -> None:
+        """Return once the process can take a turn.
+
+        Called once, right after the start. The caller bounds the wait. Raises ProviderError.
+        """
+
+    @abstractmethod
+    def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Answer one turn: TurnStarted first, TurnFinished last.
+
+        Raises ProviderError. The caller bounds every wait and may close the generator at any point; what is then
+        still going on in the process is ended by `reset`, or by killing it.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    async def reset(self) -> bool:
+        """Stop what is going on and empty the process for the next conversation of the same binding.
+
+        Called after every turn, whatever its end; must never raise ProviderError. The caller bounds the wait.
+        False: the process is not provably clean, replace it.
+        """
+
+
+class Adapter(ABC):
+    """One CLI as a program. Holds no process and no state of a turn."""
+
+    info: ClassVar[AdapterInfo]
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    @abstractmethod
+    def launch(self, folder: WorkerFolder) -> Launch:
+        """Write what the CLI needs into the worker's folders and say how to start it."""
+
+    @abstractmethod
+    def driver(self, process: Process, folder: WorkerFolder) -> Driver:
+        """A driver for a process just started by `launch`."""
+
+    @abstractmethod
+    def binding(self, turn: Turn) -> Hashable:
+        """What a process is bound to by its first turn: only turns with an equal binding may use it later."""
+
+    def check(self, turn: Turn) -> None:  # noqa: B027 (most adapters accept every turn)
+        """Refuse a turn this CLI can't serve as asked, before a worker is taken. Raises TurnRefused."""
+
+    @classmethod
+    @abstractmethod
+    async def version(cls, program: Program) -> str:
+        """The program's version such as `2.1.330`, empty if it can't be told. Local and cheap."""
+
+    @classmethod
+    @abstractmethod
+    async def login_state(cls, program: Program) -> LoginState:
+        """Whether credentials seem to be there: local, cheap, without a token spent or a credential file read."""

@@ -1,0 +1,211 @@
+"""One claude process: a conversation at a time, emptied by rewinding it.
+
+The system prompt is set once, by `initialize`; everything else anew for each turn. `rewind_conversation` is the CLI's
+own but undocumented message, so it is probed at every start, and a process that does not answer to it exactly as
+expected is replaced instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from providers.adapters import claude_wire as wire
+from providers.adapters.base import Driver
+from providers.errors import ProtocolBroken, excerpt
+from providers.events import (
+    Event,
+    FinishReason,
+    LimitNotice,
+    Message,
+    ReasoningDelta,
+    Sampling,
+    TextDelta,
+    Turn,
+    TurnFinished,
+    TurnStarted,
+)
+from providers.process import Process
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+INTERRUPT: Json = {"subtype": "interrupt"}
+
+
+class ClaudeDriver(Driver):
+    def __init__(self, process: Process, *, default_model: str, mend_login: str, may_reuse: bool) -> None:
+        self._process = process
+        self._default_model = default_model
+        self._mend_login = mend_login
+        self._may_reuse = may_reuse
+        self._requests = 0
+        self._system: str | None = None
+        self._user_uuids: list[str] = []
+        self._awaited_results = 0
+        self._cost_usd = 0.0
+
+    async def ready(self) -> None:
+        # Any answered request proves the process ready. This one also loads what the first turn needs.
+        await self._control(wire.flag_settings(self._default_model, Sampling()))
+        if self._may_reuse:
+            answer = await self._rewind(str(uuid4()))
+            self._may_reuse = answer.get("reason") == "target_not_found"
+            if not self._may_reuse:
+                logger.warning("this claude can't rewind, its processes are replaced after each turn")
+
+    async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
+        await self._set_up(turn)
+        for message in turn.messages[:-1]:
+            await self._replay(message)
+        await self._say(turn.messages[-1], is_question=True)
+        async for event in self._answer(turn):
+            yield event
+
+    async def reset(self) -> bool:
+        if not self._may_reuse:
+            return False
+        if self._awaited_results:
+            await self._control(INTERRUPT)
+            await self._settle()
+        # Null after the last step: nothing precedes the first line, so the conversation is empty.
+        answer: Json = {"precedingAssistantUuid": None}
+        while self._user_uuids:
+            answer = await self._rewind(self._user_uuids.pop())
+            if answer.get("rewound") is not True:
+                return False
+        return answer.get("precedingAssistantUuid", "unknown") is None
+
+    # --- before the answer -----------------------------------------------------------------------------------------
+
+    async def _set_up(self, turn: Turn) -> None:
+        if self._system is None:
+            self._system = turn.system
+            await self._control({"subtype": "initialize", "systemPrompt": turn.system})
+        elif self._system != turn.system:
+            raise ProtocolBroken("this claude process has another system prompt already")
+        await self._control(wire.flag_settings(turn.model or self._default_model, turn.sampling))
+
+    async def _replay(self, message: Message) -> None:
+        if message.role == "assistant":
+            await self._process.send(wire.assistant_line(message))
+            return
+        await self._say(message, is_question=False)
+        # Without waiting for its empty result, assistant lines would overtake the user's.
+        await self._settle()
+
+    async def _say(self, message: Message, *, is_question: bool) -> None:
+        uuid = str(uuid4())
+        self._user_uuids.append(uuid)
+        self._awaited_results += 1
+        await self._process.send(wire.user_line(message, uuid, is_question=is_question))
+
+    # --- the answer ------------------------------------------------------------------------------------------------
+
+    async def _answer(self, turn: Turn) -> AsyncGenerator[Event, None]:
+        has_started = False
+        reason: FinishReason | None = None
+        limit: LimitNotice | None = None
+        while True:
+            line = await self._next_line()
+            match line:
+                case {"type": "stream_event", "event": dict(event)}:
+                    if reason == "length":
+                        continue  # the CLI goes on by itself after max_tokens until the interrupt reaches it
+                    for found in _read_event(event, has_started):
+                        has_started = True
+                        yield found
+                    reason = _stop_reason(event) or reason
+                    if reason == "length" and _stop_reason(event):
+                        await self._control(INTERRUPT, wait=False)
+                case {"type": "rate_limit_event", "rate_limit_info": dict(info)}:
+                    yield (limit := wire.read_limit(info))
+                case {"type": "result"}:
+                    self._awaited_results -= 1
+                    yield self._finish(line, reason, limit, has_started)
+                    return
+
+    def _finish(
+        self, result: Json, reason: FinishReason | None, limit: LimitNotice | None, has_started: bool
+    ) -> TurnFinished:
+        cost_usd = self._cost_since_last(result)
+        if result.get("is_error") and reason != "length":
+            raise wire.failure(result, limit, self._mend_login)
+        if not has_started or reason is None:
+            raise ProtocolBroken(f"claude answered without its vendor: {excerpt(str(result.get('result')))}")
+        return TurnFinished(reason, wire.read_usage(result.get("usage") or {}, cost_usd))
+
+    def _cost_since_last(self, result: Json) -> float:
+        total = float(result.get("total_cost_usd") or 0.0)
+        before, self._cost_usd = self._cost_usd, total
+        return round(max(0.0, total - before), 9)
+
+    # --- the pipe --------------------------------------------------------------------------------------------------
+
+    async def _control(self, request: Json, *, wait: bool = True) -> Json:
+        self._requests += 1
+        request_id = str(self._requests)
+        await self._process.send(wire.control_request(request_id, request))
+        while wait:
+            match await self._next_line():
+                case {"type": "control_response", "response": {"request_id": str(answered)} as response}:
+                    if answered == request_id:
+                        return self._content_of(response, request)
+                case {"type": "result"}:
+                    self._awaited_results -= 1
+        return {}
+
+    def _content_of(self, response: Json, request: Json) -> Json:
+        if response.get("subtype") != "success":
+            raise ProtocolBroken(f"claude refused {request['subtype']}: {excerpt(str(response.get('error')))}")
+        content = response.get("response")
+        return content if isinstance(content, dict) else {}
+
+    async def _rewind(self, uuid: str) -> Json:
+        return await self._control({"subtype": "rewind_conversation", "target_message_uuid": uuid})
+
+    async def _settle(self) -> None:
+        """Read until every user line has had its result."""
+        while self._awaited_results:
+            match await self._next_line():
+                case {"type": "result"} as result:
+                    self._awaited_results -= 1
+                    self._cost_since_last(result)
+
+    async def _next_line(self) -> Json:
+        raw = await self._process.read_line()
+        try:
+            line = orjson.loads(raw)
+        except ValueError as exc:
+            raise ProtocolBroken(f"claude wrote no JSON: {excerpt(raw)}") from exc
+        if not isinstance(line, dict):
+            raise ProtocolBroken(f"claude wrote no object: {excerpt(raw)}")
+        if line.get("type") == "control_request":
+            await self._process.send(wire.control_refusal(str(line.get("request_id"))))
+        return line
+
+
+def _read_event(event: Json, has_started: bool) -> list[Event]:
+    """The events of one of the vendor's own stream events, which the CLI passes on unchanged."""
+    match event:
+        case {"type": "message_start", "message": {"model": str(model)}} if not has_started:
+            return [TurnStarted(model)]
+        case {"delta": {"type": "text_delta", "text": str(text)}}:
+            return [TextDelta(text)]
+        case {"delta": {"type": "thinking_delta", "thinking": str(text)}}:
+            return [ReasoningDelta(text)]
+        case {"content_block": {"type": "tool_use", "name": name}}:
+            raise ProtocolBroken(f"the model asked for the tool {excerpt(str(name))}, and none is offered")
+    return []
+
+
+def _stop_reason(event: Json) -> FinishReason | None:
+    match event:
+        case {"type": "message_delta", "delta": {"stop_reason": str(reason)}}:
+            return wire.FINISH_REASONS.get(reason, "stop")
+    return None

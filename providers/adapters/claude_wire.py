@@ -1,0 +1,140 @@
+"""The lines of claude's stream-json protocol: those the hub writes, and what the CLI's words mean."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+
+from providers.errors import (
+    ContextTooLong,
+    ModelUnknown,
+    NeedsLogin,
+    Overloaded,
+    ProviderError,
+    RateLimited,
+    RequestTooLarge,
+    StreamCut,
+    TurnRefused,
+    UnsupportedAccount,
+    excerpt,
+)
+from providers.events import FinishReason, LimitNotice, Message, Sampling, Usage
+
+Json = dict[str, Any]
+
+# Thinking counts against max_tokens, and the vendor wants at least 1,024 tokens of it and no temperature beside it.
+THINKING_MIN_TOKENS = 4_096
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+
+
+def control_request(request_id: str, request: Json) -> bytes:
+    return orjson.dumps({"type": "control_request", "request_id": request_id, "request": request})
+
+
+def control_refusal(request_id: str) -> bytes:
+    """The answer to whatever the CLI asks of its host: the hub offers it nothing."""
+    response = {"subtype": "error", "request_id": request_id, "error": "not supported"}
+    return orjson.dumps({"type": "control_response", "response": response})
+
+
+def user_line(message: Message, uuid: str, *, is_question: bool) -> bytes:
+    """A user message. One that is no question is only added to the conversation."""
+    line: Json = {"type": "user", "uuid": uuid, "message": {"role": "user", "content": _content(message)}}
+    if not is_question:
+        line["shouldQuery"] = False
+    return orjson.dumps(line)
+
+
+def assistant_line(message: Message) -> bytes:
+    return orjson.dumps({"type": "assistant", "message": {"role": "assistant", "content": _content(message)}})
+
+
+def _content(message: Message) -> list[Json]:
+    blocks = list(message.blocks)
+    # The CLI takes a last block that starts with a slash for one of its own commands; a line break before it keeps
+    # the text a text.
+    if message.role == "user" and blocks[-1].startswith("/"):
+        blocks[-1] = "\n" + blocks[-1]
+    return [{"type": "text", "text": block} for block in blocks]
+
+
+def flag_settings(model: str, sampling: Sampling) -> Json:
+    """Model and sampling of one turn, always the full set: a value stays in the process until it is overwritten."""
+    body: Json = {}
+    if sampling.temperature is not None:
+        body["temperature"] = sampling.temperature
+    if sampling.top_p is not None:
+        body["top_p"] = sampling.top_p
+    has_randomness = bool(body)
+    if sampling.stop:
+        body["stop_sequences"] = list(sampling.stop)
+    is_short = sampling.max_tokens is not None and sampling.max_tokens < THINKING_MIN_TOKENS
+    env = {
+        "CLAUDE_CODE_EXTRA_BODY": orjson.dumps(body).decode() if body else "",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(sampling.max_tokens or ""),
+        "CLAUDE_CODE_DISABLE_THINKING": "1" if has_randomness or is_short else "",
+    }
+    return {"subtype": "apply_flag_settings", "settings": {"model": model, "env": env}}
+
+
+def read_usage(usage: Json, cost_usd: float | None) -> Usage:
+    """The usage of a `result` line. Anthropic counts cached tokens apart from input_tokens, the hub among them."""
+    cached = int(usage.get("cache_read_input_tokens") or 0)
+    written = int(usage.get("cache_creation_input_tokens") or 0)
+    details = usage.get("output_tokens_details") or {}
+    return Usage(
+        input_tokens=int(usage.get("input_tokens") or 0) + cached + written,
+        output_tokens=int(usage.get("output_tokens") or 0),
+        cached_tokens=cached,
+        reasoning_tokens=int(details.get("thinking_tokens") or 0),
+        cost_usd=cost_usd,
+    )
+
+
+def read_limit(info: Json) -> LimitNotice:
+    """A `rate_limit_event`: only a login by subscription produces it."""
+    statuses = {"allowed_warning": "warning", "rejected": "rejected"}
+    return LimitNotice(
+        status=statuses.get(str(info.get("status")), "allowed"),  # type: ignore[arg-type]
+        window=str(info.get("rateLimitType") or ""),
+        resets_at=info.get("resetsAt"),
+        used=info.get("utilization"),
+    )
+
+
+def failure(result: Json, limit: LimitNotice | None, mend_login: str) -> ProviderError:
+    """The error an `is_error` result stands for. Its subtype says "success" even then, so it is not looked at."""
+    status = result.get("api_error_status")
+    words = excerpt(str(result.get("result") or "; ".join(map(str, result.get("errors") or []))))
+    message = f"claude: {words}" if words else "claude failed without a word"
+    if status == 429:
+        return RateLimited(message, retry_after_s=_wait_s(limit))
+    if status in (401, 403) or "not logged in" in words.lower():
+        return _login_failure(message, words, mend_login)
+    if status in (400, 413) and ("too long" in words.lower() or result.get("terminal_reason") == "prompt_too_long"):
+        return ContextTooLong(message)
+    if status is None:
+        return StreamCut(message)
+    by_status: dict[int, type[ProviderError]] = {404: ModelUnknown, 400: TurnRefused, 413: RequestTooLarge}
+    return by_status.get(int(status), Overloaded)(message)
+
+
+def _login_failure(message: str, words: str, mend_login: str) -> ProviderError:
+    if "organization" in words.lower():
+        return UnsupportedAccount(message, mend="ask the organization's administrator, or use an API key")
+    return NeedsLogin(message, mend=mend_login)
+
+
+def _wait_s(limit: LimitNotice | None) -> float | None:
+    if limit is None or limit.resets_at is None:
+        return None
+    return max(1.0, limit.resets_at - time.time())

@@ -1,0 +1,148 @@
+"""What can go wrong on the way to an answer, grouped by what the caller does next.
+
+`code` is stable and machine-readable, `retryable` says whether the same request may work later, `mend` is what the
+owner of this hub can do about it. Messages never hold a prompt, a key or more than 200 bytes of a CLI's output.
+"""
+
+from __future__ import annotations
+
+EXCERPT_BYTES = 200
+
+
+def excerpt(raw: bytes | str) -> str:
+    """The first bytes of foreign text, fit for an error message."""
+    data = raw.encode(errors="replace") if isinstance(raw, str) else raw
+    return data[:EXCERPT_BYTES].decode(errors="replace").strip()
+
+
+class ProviderError(Exception):
+    """Base of everything the engine raises."""
+
+    code = "provider_error"
+    retryable = False
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, mend: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.mend = mend
+
+
+# The owner of the hub has to act; another provider may serve the request.
+
+
+class ProviderUnavailable(ProviderError):
+    code = "provider_unavailable"
+
+
+class NotInstalled(ProviderUnavailable):
+    code = "provider_not_installed"
+
+
+class NeedsLogin(ProviderUnavailable):
+    """The CLI has no credentials, or the vendor refused them."""
+
+    code = "provider_needs_login"
+
+
+class UnsupportedAccount(ProviderUnavailable):
+    """The login is valid, but the vendor does not serve this kind of account through its CLI."""
+
+    code = "unsupported_account"
+
+
+class CrashLoop(ProviderUnavailable):
+    """Workers keep dying at start; no new one is tried before `retry_after_s`."""
+
+    code = "provider_crash_loop"
+    retryable = True
+
+
+# Wait and ask again.
+
+
+class Busy(ProviderError):
+    """No worker came free: the queue is full or the wait was too long."""
+
+    code = "provider_busy"
+    retryable = True
+
+
+class Overloaded(ProviderError):
+    """The vendor itself is over capacity or failing (HTTP 500, 503, 529)."""
+
+    code = "vendor_overloaded"
+    retryable = True
+
+
+class RateLimited(ProviderError):
+    """The vendor refused for quota; `retry_after_s` counts to the reset it named, if it named one."""
+
+    code = "vendor_rate_limited"
+    retryable = True
+
+
+class ShuttingDown(ProviderError):
+    code = "shutting_down"
+    retryable = True
+
+
+# The request has to change.
+
+
+class TurnRefused(ProviderError):
+    code = "invalid_request"
+
+
+class ProviderUnknown(TurnRefused):
+    code = "provider_not_found"
+
+
+class ModelUnknown(TurnRefused):
+    code = "model_not_found"
+
+
+class ContextTooLong(TurnRefused):
+    code = "context_length_exceeded"
+
+
+class RequestTooLarge(TurnRefused):
+    code = "request_too_large"
+
+
+class ParameterUnsupported(TurnRefused):
+    """A sampling parameter or input this provider cannot honour."""
+
+    code = "unsupported_parameter"
+
+
+# The worker failed; the pool replaces it by itself.
+
+
+class WorkerFailed(ProviderError):
+    code = "worker_failed"
+    retryable = True
+
+
+class WorkerCrashed(WorkerFailed):
+    """The process ended before its answer did."""
+
+    code = "worker_crashed"
+
+
+class ProtocolBroken(WorkerFailed):
+    """The process wrote what its protocol does not allow."""
+
+    code = "worker_protocol_broken"
+
+
+class StreamCut(WorkerFailed):
+    """The connection to the vendor broke before the answer was complete."""
+
+    code = "vendor_stream_cut"
+
+
+class TimedOut(WorkerFailed):
+    """A deadline passed; the message names which one and its length in seconds."""
+
+    code = "timed_out"

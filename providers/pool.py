@@ -1,0 +1,368 @@
+"""The workers of one provider: kept warm, lent out fairly, replaced when worn.
+
+Every change of state ends in `_settle`, which decides synchronously who gets which worker, which processes start and
+which go. Stopping and starting happen in background tasks that report back the same way, so live processes never
+exceed the ceiling and a cancelled caller can neither leak a worker nor shrink the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from providers.breaker import StartBreaker
+from providers.errors import Busy, ProviderError, ShuttingDown
+from providers.events import StartKind
+from providers.tasks import Tasks
+from providers.waiting import FairQueue, Waiter
+from providers.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# A start costs about this much processor time; a worker may pass over the first in line for matching ones this long.
+PATIENCE_S = 1.0
+BUSY_RETRY_AFTER_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds of one pool. Durations in seconds, memory in resident bytes of a process tree, 0 for no limit.
+
+    `floor` workers are kept ready that no conversation has bound yet, while `ceiling` and `memory_bytes` (for all
+    workers together) allow. Above `rss_bytes` a worker is replaced between turns, above `hard_rss_bytes` within one.
+    """
+
+    floor: int = 1
+    ceiling: int = 4
+    memory_bytes: int = 0
+    queue: int = 200
+    queue_wait_s: float = 120.0
+    idle_s: float = 900.0
+    age_s: float = 14_400.0
+    turns: int = 200
+    rss_bytes: int = 512 * 1024 * 1024
+    hard_rss_bytes: int = 1024 * 1024 * 1024
+    watch_s: float = 2.0
+
+
+class State(StrEnum):
+    IDLE = "idle"
+    BUSY = "busy"
+    TIDYING = "tidying"
+    RETIRING = "retiring"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker held for one turn, and how it came to be there."""
+
+    worker: Worker
+    start: StartKind
+
+
+class WorkerPool:
+    """Lends the workers of one provider; `start_worker` makes a ready one or raises ProviderError.
+
+    `starts` bounds how many processes start at a time, across all pools that share it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start_worker: Callable[[], Awaitable[Worker]],
+        limits: PoolLimits,
+        starts: asyncio.Semaphore,
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.breaker = StartBreaker()
+        self.counts: Counter[str] = Counter()
+        self._start_worker = start_worker
+        self._starts = starts
+        self._workers: dict[Worker, State] = {}
+        self._rss_bytes: dict[Worker, int] = {}
+        self._starting = 0
+        self._queue: FairQueue[Worker] = FairQueue()
+        self._tasks = Tasks()
+        self._is_closing = False
+        self._quiet = asyncio.Event()
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{self.count(state)} {state}" for state in State)
+        return f"<WorkerPool {self.name}: {states}, {self._starting} starting, {len(self._queue)} waiting>"
+
+    def count(self, state: State) -> int:
+        return sum(1 for held in self._workers.values() if held is state)
+
+    @property
+    def live(self) -> int:
+        """Processes that exist or are about to."""
+        return len(self._workers) + self._starting
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    # --- lending ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin to warm up and to watch. Needs a running event loop."""
+        self._tasks.start(self._watch(), name=f"{self.name} watch")
+        self._settle()
+
+    @asynccontextmanager
+    async def lease(self, *, caller: str, binding: Hashable) -> AsyncIterator[Lease]:
+        """Lend one worker for one turn.
+
+        Raises Busy if the queue is full or no worker came free in time, ShuttingDown while closing, and what keeps
+        workers from starting (NotInstalled, CrashLoop, ...) when none can be had.
+        """
+        waiter = self._enqueue(caller, binding)
+        try:
+            worker = await self._seat(waiter)
+            yield Lease(worker, _start_kind(worker, waiter))
+        finally:
+            # Nothing here awaits, so cancelling the caller can't leak a worker.
+            self._leave(waiter)
+
+    def _enqueue(self, caller: str, binding: Hashable) -> Waiter[Worker]:
+        if self._is_closing:
+            raise ShuttingDown("the hub is shutting down")
+        if self.breaker.verdict is not None and not self._workers:
+            raise self.breaker.verdict
+        if len(self._queue) >= self.limits.queue:
+            raise Busy(
+                f"{len(self._queue)} turns are waiting for {self.name} already", retry_after_s=BUSY_RETRY_AFTER_S
+            )
+        waiter: Waiter[Worker] = Waiter(caller, binding)
+        self._queue.add(waiter)
+        self._settle()
+        return waiter
+
+    async def _seat(self, waiter: Waiter[Worker]) -> Worker:
+        try:
+            async with asyncio.timeout(self.limits.queue_wait_s):
+                return await waiter.seat
+        except TimeoutError as exc:
+            message = f"no {self.name} worker came free within {self.limits.queue_wait_s:g} s"
+            raise Busy(message, retry_after_s=BUSY_RETRY_AFTER_S) from exc
+
+    def _leave(self, waiter: Waiter[Worker]) -> None:
+        self._queue.remove(waiter)
+        seat = waiter.seat
+        if seat.done() and not seat.cancelled() and seat.exception() is None:
+            self._give_back(seat.result())
+
+    def _give_back(self, worker: Worker) -> None:
+        if self._workers.get(worker) is State.BUSY:
+            self._workers[worker] = State.TIDYING
+            self._tasks.start(self._tidy(worker), name=f"{self.name} tidy {worker.pid}")
+        self._note_quiet()
+
+    async def _tidy(self, worker: Worker) -> None:
+        may_stay = worker.is_alive and not self._is_closing and not self._is_worn(worker)
+        if may_stay and await worker.reset():
+            self._workers[worker] = State.IDLE
+            self._settle()
+        else:
+            self.counts["replaced"] += 1
+            await self._stop(worker)
+
+    def _is_worn(self, worker: Worker) -> bool:
+        limits = self.limits
+        return (
+            worker.turns >= limits.turns
+            or time.monotonic() - worker.started_at >= limits.age_s
+            or 0 < limits.rss_bytes < self._rss_bytes.get(worker, 0)
+        )
+
+    # --- deciding --------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        if self._is_closing:
+            return
+        self._free_for_starved()
+        self._seat_waiters()
+        self._evict_unfitting()
+        self._start_missing()
+        self._dismiss_hopeless()
+
+    def _seat_waiters(self) -> None:
+        for waiter in self._queue:
+            if not self.count(State.IDLE):
+                return
+            if (worker := self._fitting(waiter.binding)) is not None:
+                self._workers[worker] = State.BUSY
+                worker.binding = waiter.binding
+                self._queue.serve(waiter, worker)
+
+    def _fitting(self, binding: Hashable) -> Worker | None:
+        """An idle worker of that binding, the last used first (its caches are warm), else one without any."""
+        idle = [worker for worker in self._idle() if worker.is_alive]
+        bound = [worker for worker in idle if worker.binding == binding]
+        unbound = [worker for worker in idle if worker.binding is None]
+        return max(bound or unbound, key=lambda worker: worker.idle_since, default=None)
+
+    def _idle(self) -> list[Worker]:
+        return [worker for worker, state in self._workers.items() if state is State.IDLE]
+
+    def _free_for_starved(self) -> None:
+        """Let go of an idle worker that others could use, for the first in line whom nobody serves.
+
+        Without it, a steady stream of turns of one binding would keep every worker from all others.
+        """
+        first = next(iter(self._queue), None)
+        if first is None or time.monotonic() - first.since < PATIENCE_S or self._room() or self._coming():
+            return
+        if self._fitting(first.binding) is not None or not self._is_under_share(first.binding):
+            return
+        others = [worker for worker in self._idle() if not self._is_under_share(worker.binding, after_loss=True)]
+        if others:
+            self._retire(min(others, key=lambda worker: worker.idle_since))
+
+    def _is_under_share(self, binding: Hashable, *, after_loss: bool = False) -> bool:
+        """Whether a binding holds (or would hold, one less) fewer workers than its part of the queue entitles it to."""
+        wanted = Counter(waiter.binding for waiter in self._queue)
+        held = sum(1 for worker in self._workers if worker.binding == binding) - after_loss
+        share = self.limits.ceiling * wanted[binding] // max(len(self._queue), 1)
+        return held < max(share, 1 if wanted[binding] else 0)
+
+    def _evict_unfitting(self) -> None:
+        """Whoever still waits fits no idle worker: replace those that are in the way."""
+        missing = len(self._queue) - self._coming() - self._room()
+        if missing > 0:
+            for worker in sorted(self._idle(), key=lambda worker: worker.idle_since)[:missing]:
+                self._retire(worker)
+
+    def _coming(self) -> int:
+        return self._starting + self.count(State.RETIRING)
+
+    def _room(self) -> int:
+        by_count = self.limits.ceiling - self.live
+        return max(0, min(by_count, self._memory_room()))
+
+    def _memory_room(self) -> int:
+        limits = self.limits
+        if not limits.memory_bytes or not limits.rss_bytes:
+            return limits.ceiling
+        # A worker is counted with at least half its limit: one just started has not grown yet.
+        expected = limits.rss_bytes // 2
+        used = sum(max(self._rss_bytes.get(worker, 0), expected) for worker in self._workers)
+        room = (limits.memory_bytes - used) // expected - self._starting
+        return room if self.live else max(room, 1)
+
+    def _start_missing(self) -> None:
+        ready = sum(1 for worker in self._idle() if worker.binding is None)
+        wanted = len(self._queue) + max(0, self.limits.floor - ready) - self._starting
+        if self.breaker.failures:
+            wanted = 1 - self._starting if not self.breaker.pause_s else 0
+        for _ in range(min(wanted, self._room())):
+            self._starting += 1
+            self._tasks.start(self._start(), name=f"{self.name} start")
+
+    def _dismiss_hopeless(self) -> None:
+        verdict = self.breaker.verdict
+        if verdict is None or self._workers or self._starting:
+            return
+        for waiter in self._queue:
+            self._queue.remove(waiter)
+            waiter.seat.set_exception(verdict)
+
+    # --- processes come and go -------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        try:
+            async with self._starts:
+                worker = await self._start_worker()
+        except ProviderError as error:
+            self.counts["start_failed"] += 1
+            self.breaker.failed(error)
+            logger.warning("%s worker did not start: %s", self.name, error)
+            self._tasks.start(self._settle_later(self.breaker.pause_s), name=f"{self.name} retry")
+        else:
+            self.counts["started"] += 1
+            self.breaker.succeeded()
+            self._workers[worker] = State.IDLE
+        finally:
+            self._starting -= 1
+        self._settle()
+
+    async def _settle_later(self, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        self._settle()
+
+    def _retire(self, worker: Worker) -> None:
+        self._workers[worker] = State.RETIRING
+        self._tasks.start(self._stop(worker), name=f"{self.name} stop {worker.pid}")
+
+    async def _stop(self, worker: Worker) -> None:
+        self._workers[worker] = State.RETIRING
+        try:
+            await worker.stop()
+        finally:
+            self._workers.pop(worker, None)
+            self._rss_bytes.pop(worker, None)
+            self._note_quiet()
+        self._settle()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.limits.watch_s)
+            for worker, state in list(self._workers.items()):
+                self._inspect(worker, state)
+            self._settle()
+
+    def _inspect(self, worker: Worker, state: State) -> None:
+        self._rss_bytes[worker] = rss = worker.rss_bytes
+        if state is State.IDLE and (not worker.is_alive or self._is_worn(worker) or self._is_surplus(worker)):
+            self._retire(worker)
+        elif state is State.BUSY and 0 < self.limits.hard_rss_bytes < rss:
+            logger.warning("killing %s worker %d within a turn: %d MB", self.name, worker.pid, rss >> 20)
+            worker.kill()
+
+    def _is_surplus(self, worker: Worker) -> bool:
+        if time.monotonic() - worker.idle_since < self.limits.idle_s:
+            return False
+        unbound = sum(1 for other in self._idle() if other.binding is None)
+        return worker.binding is not None or unbound > self.limits.floor
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    async def close(self, *, grace_s: float) -> None:
+        """Refuse new turns, give running ones `grace_s` seconds, then end every process."""
+        self._is_closing = True
+        for waiter in self._queue:
+            self._queue.remove(waiter)
+            waiter.seat.set_exception(ShuttingDown("the hub is shutting down"))
+        self._note_quiet()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._quiet.wait()
+        except TimeoutError:
+            logger.warning("%s: %d turns did not end within %g s", self.name, self.count(State.BUSY), grace_s)
+        await self._tasks.cancel()
+        await asyncio.gather(*(worker.stop() for worker in list(self._workers)))
+        self._workers.clear()
+
+    def kill(self) -> None:
+        """End every process at once, without a word to anyone."""
+        self._is_closing = True
+        for worker in self._workers:
+            worker.kill()
+        self._quiet.set()
+
+    def _note_quiet(self) -> None:
+        if self._is_closing and not self.count(State.BUSY):
+            self._quiet.set()
+
+
+def _start_kind(worker: Worker, waiter: Waiter[Worker]) -> StartKind:
+    if worker.turns:
+        return "reused"
+    return "cold" if worker.idle_since > waiter.since else "warm"

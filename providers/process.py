@@ -1,0 +1,216 @@
+"""One child process: started in isolation, read line by line, ended for certain.
+
+It runs in its own process group with exactly the environment it is given. On Linux it dies with the hub: the
+parent-death signal follows the thread that starts it, so `start` must run in the event loop's own thread.
+Standard error is always drained, into a bounded tail. The stop ladder is: close stdin, TERM the group, KILL it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import psutil
+
+from providers.errors import ProtocolBroken, WorkerCrashed, excerpt
+from providers.lines import LineBuffer
+
+if sys.platform == "linux":
+    import resource
+
+logger = logging.getLogger(__name__)
+
+STDERR_TAIL_BYTES = 8_192
+# An exited process' last output is in the pipe already; a longer wait means a grandchild holds the pipe open.
+PIPE_GRACE_S = 0.5
+# The CLIs end within 0.1 s of losing stdin when idle; a busy claude would finish its turn first.
+STDIN_GRACE_S = 0.3
+TERM_GRACE_S = 1.0
+KILL_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """Bounds of one process; None or 0 leaves a limit off.
+
+    `data_bytes` is a kernel backstop (RLIMIT_DATA, Linux only), never the working limit: Node and Bun need about
+    1 GB of it to start at all. `cpu_s` is processor time in seconds over the process' whole life.
+    """
+
+    max_line_bytes: int = 64 * 1024 * 1024
+    data_bytes: int = 0
+    cpu_s: int = 0
+    nice: int = 0
+
+
+@cache
+def parent_death_argv() -> tuple[str, ...]:
+    """A prefix that makes a child die with its parent, empty where the system has no such tool."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    if setpriv is None:
+        return ()
+    prefix = (setpriv, "--pdeathsig", "KILL", "--")
+    works = subprocess.run([*prefix, sys.executable, "--version"], capture_output=True, timeout=10)  # noqa: S603
+    return prefix if works.returncode == 0 else ()
+
+
+class _Pipes(asyncio.SubprocessProtocol):
+    """Feeds the pipes' bytes on and remembers how the process ended."""
+
+    def __init__(self, lines: LineBuffer) -> None:
+        self.lines = lines
+        self.stderr = bytearray()
+        self.exited = asyncio.Event()
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        pipe = cast(asyncio.SubprocessTransport, transport).get_pipe_transport(1)
+        self.lines.attach(cast(asyncio.ReadTransport, pipe))
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            self.lines.feed(data)
+            return
+        self.stderr += data
+        del self.stderr[:-STDERR_TAIL_BYTES]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self.lines.close()
+        elif fd == 0:
+            self.may_write.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+        asyncio.get_running_loop().call_later(PIPE_GRACE_S, self._give_up_on_output)
+
+    def _give_up_on_output(self) -> None:
+        if self.lines.is_paused:  # the reader is slow, the end of the output is still in the pipe
+            asyncio.get_running_loop().call_later(PIPE_GRACE_S, self._give_up_on_output)
+        else:
+            self.lines.close()
+
+    def pause_writing(self) -> None:
+        self.may_write.clear()
+
+    def resume_writing(self) -> None:
+        self.may_write.set()
+
+
+class Process:
+    """A running child. `send` and `read_line` belong to one task at a time; `stop` and `kill` to anyone."""
+
+    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
+        self._transport = transport
+        self._pipes = pipes
+        self.pid = transport.get_pid()
+
+    @classmethod
+    async def start(cls, argv: tuple[str, ...], env: dict[str, str], cwd: Path, limits: ProcessLimits) -> Process:
+        """Start `argv` with exactly `env`. Raises OSError if the program can't be run."""
+        lines = LineBuffer(limits.max_line_bytes)
+        transport, pipes = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Pipes(lines), *parent_death_argv(), *argv, env=env, cwd=cwd, start_new_session=True
+        )
+        process = cls(transport, pipes)
+        process._limit(limits)
+        return process
+
+    def _limit(self, limits: ProcessLimits) -> None:
+        # After the start and from outside: code run between fork and exec may deadlock in a threaded hub.
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if limits.nice:
+                os.setpriority(os.PRIO_PROCESS, self.pid, limits.nice)
+            if sys.platform == "linux" and limits.data_bytes:
+                resource.prlimit(self.pid, resource.RLIMIT_DATA, (limits.data_bytes, limits.data_bytes))
+            if sys.platform == "linux" and limits.cpu_s:
+                resource.prlimit(self.pid, resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
+
+    @property
+    def is_running(self) -> bool:
+        return not self._pipes.exited.is_set()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._transport.get_returncode()
+
+    @property
+    def stderr_tail(self) -> str:
+        return self._pipes.stderr.decode(errors="replace")
+
+    async def send(self, line: bytes) -> None:
+        """Write one line; a line break is added. Waits while the child does not read.
+
+        Raises WorkerCrashed if the child is gone, ValueError for a line with a break inside.
+        """
+        if b"\n" in line:
+            raise ValueError("a protocol line must not hold a line break")
+        stdin = cast(asyncio.WriteTransport | None, self._transport.get_pipe_transport(0))
+        if stdin is None or stdin.is_closing() or not self.is_running:
+            raise await self._crashed()
+        stdin.write(line + b"\n")
+        await self._pipes.may_write.wait()
+
+    async def read_line(self) -> bytes:
+        """The next line of standard output, without its break.
+
+        Raises WorkerCrashed at the end of the output, ProtocolBroken for a line over the limit.
+        """
+        line = await self._pipes.lines.next()
+        if line is not None:
+            return line
+        if self._pipes.lines.is_broken:
+            raise ProtocolBroken(f"process {self.pid} wrote a line of over {self._pipes.lines.max_line_bytes} bytes")
+        raise await self._crashed()
+
+    async def _crashed(self) -> WorkerCrashed:
+        await self._exited_within(PIPE_GRACE_S)
+        end = "closed its output" if self.returncode is None else f"ended with code {self.returncode}"
+        last = excerpt(bytes(self._pipes.stderr[-200:]))
+        return WorkerCrashed(f"process {self.pid} {end}" + (f": {last}" if last else ""))
+
+    async def _exited_within(self, wait_s: float) -> bool:
+        # Not asyncio's Process.wait(): that one also waits for pipes, which a grandchild may hold open.
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._pipes.exited.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Climb the stop ladder until the process and its group are gone. Never raises; cancelled, it kills."""
+        try:
+            self._close_stdin()
+            if not await self._exited_within(STDIN_GRACE_S):
+                self._signal_group(signal.SIGTERM)
+                await self._exited_within(TERM_GRACE_S)
+        finally:
+            self.kill()
+        if not await self._exited_within(KILL_GRACE_S):
+            logger.error("process %d survived SIGKILL for %.0f s", self.pid, KILL_GRACE_S)
+
+    def kill(self) -> None:
+        """Kill the whole group at once, also what an ended leader left behind."""
+        self._signal_group(signal.SIGKILL)
+        self._transport.close()
+
+    def _close_stdin(self) -> None:
+        stdin = self._transport.get_pipe_transport(0)
+        if stdin is not None:
+            stdin.close()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
