@@ -1,0 +1,127 @@
+"""The shapes of the REST API, as OpenAI defined them, and what is beside them.
+
+Plain pydantic models: ninja's Schema would drop the fields it does not know, and those have to be named or refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ContentPart(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """One message. Assistant content may be null or empty, as agents send it."""
+
+    model_config = ConfigDict(extra="allow")
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    include_usage: bool = False
+
+
+class ChatCompletionRequest(BaseModel):
+    """OpenAI's request with `provider` beside it. Unknown fields are accepted and named in X-Hub-Ignored."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    model: Annotated[str, Field(max_length=200)] | None = None
+    provider: Annotated[str, Field(max_length=50)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+
+
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+
+
+class UsageBody(BaseModel):
+    """Token counts as the provider's program reported them; `cost_usd` where it did."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+    cost_usd: float | None = None
+
+
+class AssistantMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str
+    refusal: str | None = None
+    reasoning_content: str | None = None
+
+
+class Choice(BaseModel):
+    index: int
+    message: AssistantMessage
+    finish_reason: Literal["stop", "length", "content_filter"]
+    logprobs: Any = None
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    provider: str
+    choices: list[Choice]
+    usage: UsageBody | None
+
+
+class ModelBody(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelBody]
+
+
+class ProviderBody(BaseModel):
+    """One provider. `state` says more than `status`; `mend` is the command or act that makes it usable."""
+
+    name: str
+    status: Literal["available", "unavailable"]
+    models: list[str]
+    state: str
+    since: int
+    mend: str
+    version: str
+
+
+class ProviderList(BaseModel):
+    providers: list[ProviderBody]
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail

@@ -1,0 +1,72 @@
+"""The one table that turns the errors of all rooms into HTTP, in OpenAI's shape."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+
+from chat import errors as chat
+from providers import errors as engine
+
+logger = logging.getLogger(__name__)
+
+Body = dict[str, dict[str, str | None]]
+
+# The first class an error is an instance of decides, so children come before their parents.
+TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (chat.KeyMissing, 401, "authentication_error"),
+    (chat.KeyRefused, 401, "authentication_error"),
+    (chat.ChatError, 400, "invalid_request_error"),
+    (engine.ModelUnknown, 404, "invalid_request_error"),
+    (engine.RequestTooLarge, 413, "invalid_request_error"),
+    (engine.TurnRefused, 400, "invalid_request_error"),
+    # The vendor's refusal of the hub's login is not the caller's 401.
+    (engine.ProviderUnavailable, 503, "server_error"),
+    (engine.RateLimited, 429, "rate_limit_error"),
+    (engine.Busy, 503, "server_error"),
+    (engine.Overloaded, 503, "server_error"),
+    (engine.ShuttingDown, 503, "server_error"),
+    (engine.TimedOut, 504, "server_error"),
+    (engine.WorkerFailed, 502, "server_error"),
+)
+
+PARAMS: dict[type[Exception], str] = {engine.ModelUnknown: "model", engine.ProviderUnknown: "provider"}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpError:
+    status: int
+    body: Body
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def error_body(message: str, kind: str, *, code: str | None = None, param: str | None = None) -> Body:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def as_http(error: Exception) -> HttpError:
+    """An error as an answer. One the table does not know is a bug: logged whole, answered without its words."""
+    for known, status, kind in TABLE:
+        if isinstance(error, known):
+            return _known(error, status, kind)
+    logger.error("a request failed in an unforeseen way", exc_info=error)
+    return HttpError(500, error_body("the hub failed; its log says why", "server_error", code="internal_error"))
+
+
+def _known(error: Exception, status: int, kind: str) -> HttpError:
+    message = getattr(error, "message", str(error))
+    mend = getattr(error, "mend", "")
+    if mend and mend not in message:
+        message = f"{message} (to mend it: {mend})"
+    param = getattr(error, "param", None) or PARAMS.get(type(error))
+    body = error_body(message, kind, code=getattr(error, "code", None), param=param)
+    return HttpError(status, body, _headers(error, status))
+
+
+def _headers(error: Exception, status: int) -> dict[str, str]:
+    headers = {"WWW-Authenticate": 'Bearer realm="LLM MCP Hub"'} if status == 401 else {}
+    wait_s = getattr(error, "retry_after_s", None)
+    if wait_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    return headers

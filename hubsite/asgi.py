@@ -1,0 +1,54 @@
+"""The ASGI application, the same under daphne (the hub command) and uvicorn.
+
+daphne knows no lifespan, so the hub command starts the engine itself; under uvicorn the lifespan does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hubsite.settings")
+django_application = get_asgi_application()
+
+from django.conf import settings  # noqa: E402 (settings and apps have to be set up first)
+
+from hubsite.lean import LeanHandler, Receive, Send  # noqa: E402
+from hubsite.lock import DataFolderLock  # noqa: E402
+from providers import runtime  # noqa: E402
+
+LEAN_PREFIXES = ("/v1/", "/health")
+
+lean_application = LeanHandler()
+
+
+async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Route a connection to the chain that serves it."""
+    match scope["type"]:
+        case "lifespan":
+            await _live(receive, send)
+        case "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 4404})
+        case "http" if scope["path"].startswith(LEAN_PREFIXES):
+            await lean_application(scope, receive, send)
+        case _:
+            await django_application(scope, receive, send)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    await receive()
+    lock = DataFolderLock(settings.HUB_DATA_DIR)
+    try:
+        lock.take()
+        await runtime.start()
+    except Exception as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await runtime.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
+    lock.release()
+    await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,22 @@
+"""System checks of the owner's settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+
+@register()
+def check_environment(**kwargs: Any) -> list[CheckMessage]:
+    """hubsite.E001: a setting has a value it can't have. hubsite.W001: a HUB_ variable that no setting reads."""
+    wrong: list[CheckMessage] = [
+        Error(f"{fault.name} {fault.problem}.", hint=f"{fault.hint}.", id="hubsite.E001")
+        for fault in settings.HUB_ENV_FAULTS
+    ]
+    unread = sorted(
+        name for name in settings.HUB_ENVIRON if name.startswith("HUB_") and name not in settings.HUB_ENV_NAMES
+    )
+    hint = "It may be misspelt; .env.example lists all settings."
+    return wrong + [Warning(f"{name} is no setting of the hub.", hint=hint, id="hubsite.W001") for name in unread]

@@ -1,0 +1,99 @@
+"""Settings from the environment and `.env`, typed and bounded.
+
+A wrong value never stops the start with a traceback: the default is used, the fault is remembered, and the system
+checks report it with a hint (see checks.py), which keeps every command but the checks' report from running.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", int, float)
+
+TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One setting that could not be used, and what it should look like."""
+
+    name: str
+    problem: str
+    hint: str
+
+
+class Env:
+    """Reads typed values; `faults` collects the wrong ones, `names` all that were asked for."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.faults: list[Fault] = []
+        self.names: list[str] = []
+
+    def text(self, name: str, default: str = "") -> str:
+        self.names.append(name)
+        return self._values.get(name, "").strip() or default
+
+    def words(self, name: str, default: str, *, known: tuple[str, ...] = ()) -> list[str]:
+        """Words parted by commas, each of `known` if that is given."""
+        words = [word.strip() for word in self.text(name, default).split(",") if word.strip()]
+        unknown = [word for word in words if known and word not in known]
+        if not unknown:
+            return words
+        self._fault(name, f"does not know {', '.join(unknown)}", f"Use any of: {', '.join(known)}")
+        return default.split(",")
+
+    def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
+        value = self.text(name, default)
+        if value in known:
+            return value
+        self._fault(name, f"can't be {value[:40]!r}", f"Use one of: {', '.join(known)}")
+        return default
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self.text(name, "on" if default else "off").lower()
+        if value in TRUE | FALSE:
+            return value in TRUE
+        self._fault(name, f"can't be {value[:40]!r}", "Use on or off")
+        return default
+
+    def integer(self, name: str, default: int, *, least: int = 0, most: int = 2**53) -> int:
+        return self._number(name, default, int, "a whole number", least, most)
+
+    def number(self, name: str, default: float, *, least: float = 0.0, most: float = 1e9) -> float:
+        return self._number(name, default, float, "a number", least, most)
+
+    def path(self, name: str, default: Path, *, base: Path) -> Path:
+        """A path; a relative one counts from `base`, never from the working directory."""
+        return base / Path(self.text(name) or default).expanduser()
+
+    def _number(self, name: str, default: T, read: type[T], kind: str, least: T, most: T) -> T:
+        value = self.text(name, str(default))
+        try:
+            number = read(value)
+        except ValueError:
+            number = None
+        if number is not None and least <= number <= most:
+            return number
+        self._fault(name, f"can't be {value[:40]!r}", f"Use {kind} of {least} to {most}")
+        return default
+
+    def _fault(self, name: str, problem: str, hint: str) -> None:
+        self.faults.append(Fault(name, problem, hint))
+
+
+def read_or_make_secret(path: Path) -> str:
+    """The secret kept in a file only its owner can read; made on the first call."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(handle, "w") as file:
+        file.write(secret := secrets.token_urlsafe(48))
+    return secret

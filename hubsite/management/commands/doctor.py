@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from providers import runtime
+from providers.engine import Provider
+
+
+class Command(BaseCommand):
+    help = "Say for each provider where it is, its version, whether it is logged in, and what to do. Spends no token."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        providers = runtime.make_engine().providers.values()
+        usable = asyncio.run(self._report(list(providers)))
+        if not usable:
+            self.stderr.write("No provider but the demo is usable.")
+            sys.exit(1)
+
+    async def _report(self, providers: list[Provider]) -> bool:
+        return any([await self._report_one(provider) for provider in providers])
+
+    async def _report_one(self, provider: Provider) -> bool:
+        """Whether the provider is usable; the demo does not count."""
+        info, program = provider.info, provider.find()
+        if program is None:
+            self._say(provider.name, "not installed", info.mend_install)
+            return False
+        version = await provider.config.adapter.version(program) or "unknown"
+        login = await provider.config.adapter.login_state(program)
+        tested = f", tested with {info.tested_version}" if info.tested_version not in ("", version) else ""
+        where = f"{program.path} version {version}{tested}" if info.program else "built in"
+        state = {"ready": "ready", "needs_login": "needs login", "unknown": "login unknown"}[login]
+        self._say(provider.name, f"{state}, {where}", info.mend_login if login != "ready" else "")
+        return login != "needs_login" and not info.by_name_only
+
+    def _say(self, name: str, state: str, mend: str) -> None:
+        self.stdout.write(f"{name:8} {state}" + (f"\n         to mend it: {mend}" if mend else ""))

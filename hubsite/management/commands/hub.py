@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from hubsite.first_run import ensure_admin, ensure_local_key, prepare_data_folder
+from hubsite.greeting import greeting
+from hubsite.lock import DataFolderLock, DataFolderTaken
+from providers import runtime
+
+
+class Command(BaseCommand):
+    help = "Run the hub: prepare the data folder, start the providers, serve HTTP and WebSocket until a signal."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--bind", default="127.0.0.1:8000", help="address:port to listen on (port 0 picks one)")
+
+    def handle(self, *args: Any, bind: str, **options: Any) -> None:
+        host, port = _address(bind)
+        lock = DataFolderLock(settings.HUB_DATA_DIR)
+        try:
+            lock.take()
+        except DataFolderTaken as error:
+            raise CommandError(str(error)) from error
+        prepare_data_folder(settings.HUB_DATA_DIR)
+        local_key = ensure_local_key(settings.HUB_DATA_DIR)
+        admin = ensure_admin(settings.HUB_DATA_DIR)
+
+        def on_ready(bound_port: int) -> None:
+            url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+            self.stdout.write(greeting(runtime.engine(), url=url, local_key=local_key, admin=admin))
+            self.stdout.flush()
+
+        from hubsite.serve import serve  # late: it installs an event loop, which no other command needs
+
+        if failure := serve(host=host, port=port, on_ready=on_ready):
+            raise CommandError(f"the hub can't serve on {bind}: {failure}")
+
+
+def _address(bind: str) -> tuple[str, int]:
+    host, _, port = bind.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise CommandError(f"--bind wants address:port, for example 127.0.0.1:8000, not {bind!r}")
+    return host.strip("[]"), int(port)

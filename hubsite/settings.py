@@ -1,0 +1,126 @@
+"""Django settings of the hub. Everything that is the owner's to choose comes from the environment or `.env`.
+
+Paths are found from this file's place, never from the working directory.
+"""
+
+import os
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from hubsite.env import Env, read_or_make_secret
+from hubsite.provider_settings import read_provider_configs
+
+VERSION = "0.1.0"
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# The environment wins over .env. Nothing is put into os.environ, so no child can inherit it from there.
+HUB_ENVIRON = {name: value for name, value in dotenv_values(BASE_DIR / ".env").items() if value} | dict(os.environ)
+env = Env(HUB_ENVIRON)
+
+# --- the hub ---------------------------------------------------------------------------------------------------------
+
+HUB_DATA_DIR = env.path("HUB_DATA_DIR", BASE_DIR / "var", base=BASE_DIR)
+HUB_MAX_BODY_BYTES = env.integer("HUB_MAX_BODY_BYTES", 16 * 1024 * 1024, least=1_024)
+HUB_SHUTDOWN_GRACE_S = env.number("HUB_SHUTDOWN_GRACE_S", 30.0, most=3_600)
+HUB_HEARTBEAT_S = env.number("HUB_HEARTBEAT_S", 10.0, least=0.1, most=60)
+HUB_KEY_CACHE_S = env.number("HUB_KEY_CACHE_S", 1.0, most=60)
+HUB_MAX_STARTS = env.integer("HUB_MAX_STARTS", os.cpu_count() or 1, least=1, most=1_024)
+HUB_PROVIDER_CONFIGS = read_provider_configs(env)
+
+# --- Django ----------------------------------------------------------------------------------------------------------
+
+DEBUG = env.flag("HUB_DEBUG", default=False)
+SECRET_KEY = env.text("HUB_SECRET_KEY") or read_or_make_secret(HUB_DATA_DIR / "secret.key")
+ALLOWED_HOSTS = env.words("HUB_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+ROOT_URLCONF = "hubsite.urls"
+ASGI_APPLICATION = "hubsite.asgi.application"
+DATA_UPLOAD_MAX_MEMORY_SIZE = HUB_MAX_BODY_BYTES
+
+INSTALLED_APPS = [
+    "daphne",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "ninja",
+    "hubsite",
+    "chat",
+    "providers",
+]
+
+# Admin and pages only: /v1 and /health run on the lean chain of hubsite/lean.py.
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": HUB_DATA_DIR / "hub.sqlite3",
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 10,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+    },
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+HUB_LOG_LEVEL = env.choice("HUB_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+HUB_LOG_FORMAT = env.choice("HUB_LOG_FORMAT", "text", ("text", "json"))
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "text": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+        },
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": HUB_LOG_FORMAT}},
+    "root": {"handlers": ["stderr"], "level": HUB_LOG_LEVEL},
+    # An access log that names no body and no header; the hub's own log lines say more.
+    "loggers": {"daphne": {"level": "WARNING"}, "django.channels.server": {"level": "WARNING"}},
+}
+
+HUB_ENV_FAULTS = env.faults
+HUB_ENV_NAMES = env.names
