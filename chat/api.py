@@ -49,7 +49,7 @@ class AuthedRequest(HttpRequest):
 async def create_chat_completion(request: HttpRequest, body: schemas.ChatCompletionRequest) -> HttpResponse:
     """Answer one turn, whole or (`"stream": true`) as server-sent events in OpenAI's shape."""
     turn = openai_request.to_turn(body)
-    chosen = service.route(provider=body.provider or "", model=body.model or "")
+    chosen = await service.route(provider=body.provider or "", model=body.model or "")
     events = service.answer(cast(AuthedRequest, request).auth, chosen, turn)
     try:
         # Waiting for the first event before answering: until then a failure still has a status.
@@ -116,7 +116,9 @@ def _model(name: str, owner: str) -> schemas.ModelBody:
 @router.get("/providers", response={200: schemas.ProviderList, **ERRORS}, tags=["providers"])
 async def list_providers(request: HttpRequest) -> schemas.ProviderList:
     """The providers, whether they can answer, and what to do if not."""
-    return schemas.ProviderList(providers=[_provider(it) for it in runtime.engine().providers.values()])
+    engine = runtime.engine()
+    await engine.find_programs()
+    return schemas.ProviderList(providers=[_provider(it) for it in engine.providers.values()])
 
 
 def _provider(provider: Provider) -> schemas.ProviderBody:

@@ -9,12 +9,17 @@ from dataclasses import replace
 from chat.keys import Caller
 from providers import runtime
 from providers.events import Event, Turn
-from providers.router import Route, choose
+from providers.router import NoProviderReady, Route, choose
 
 
-def route(*, provider: str, model: str) -> Route:
+async def route(*, provider: str, model: str) -> Route:
     """Decide who answers. Raises ProviderError."""
-    return choose(runtime.engine(), provider=provider, model=model)
+    engine = runtime.engine()
+    try:
+        return choose(engine, provider=provider, model=model)
+    except NoProviderReady:
+        await engine.find_programs()
+        return choose(engine, provider=provider, model=model)
 
 
 async def answer(caller: Caller, chosen: Route, turn: Turn) -> AsyncGenerator[Event, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from providers.engine import Engine, Provider
@@ -33,6 +34,6 @@ def _curl(engine: Engine, url: str, local_key: Path) -> str:
     name = (ready or demo or ["auto"])[0]
     body = f'{{"provider": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     return (
-        f'  curl {url}/v1/chat/completions -H "Authorization: Bearer $(cat {local_key})" \\\n'
+        f'  curl {url}/v1/chat/completions -H "Authorization: Bearer $(cat {shlex.quote(str(local_key))})" \\\n'
         f"    -H 'Content-Type: application/json' -d '{body}'"
     )

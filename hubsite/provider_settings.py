@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psutil
 
 from hubsite.env import Env
@@ -30,12 +32,14 @@ def _read_one(
     env: Env, adapter: type[Adapter], process: ProcessLimits, deadlines: Deadlines, shared: dict[str, float]
 ) -> ProviderConfig:
     info, prefix = adapter.info, f"HUB_{adapter.info.name.upper()}_"
+    may_reuse = env.flag(f"{prefix}REUSE", default=True)
+    pool = _read_pool(env, info, prefix, shared)
     return ProviderConfig(
         adapter=adapter,
         binary=env.text(f"{prefix}BIN") if info.program else "",
-        default_model=env.text(f"{prefix}MODEL"),
-        may_reuse=env.flag(f"{prefix}REUSE", default=True),
-        pool=_read_pool(env, info, prefix, shared),
+        default_model=env.text(f"{prefix}MODEL") if info.program else "",
+        may_reuse=may_reuse,
+        pool=pool if may_reuse else replace(pool, turns=1),
         deadlines=deadlines,
         process=process,
     )

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,18 +20,22 @@ from providers.errors import (
     CrashLoop,
     NeedsLogin,
     NotInstalled,
+    ProviderError,
     ProviderUnavailable,
     ProviderUnknown,
     UnsupportedAccount,
 )
 from providers.events import Event, Turn, TurnStarted
-from providers.pool import PoolLimits, WorkerPool
+from providers.pool import Lease, PoolLimits, WorkerPool
 from providers.process import ProcessLimits, parent_death_argv
 from providers.programs import find_program, passed_env
 from providers.worker import Deadlines, Worker
 from providers.workspace import sweep_leftovers
 
 logger = logging.getLogger(__name__)
+
+# After this long `auto` gives a provider in trouble another real turn: the owner may have mended it meanwhile.
+TRY_AGAIN_S = 60.0
 
 ProviderState = Literal["ready", "not_installed", "needs_login", "unsupported_account", "crash_loop"]
 
@@ -60,6 +64,7 @@ class Provider:
         self._hub = hub
         self._adapter: Adapter | None = None
         self._trouble: ProviderUnavailable | None = None
+        self._noted_at = 0.0
 
     @property
     def info(self) -> AdapterInfo:
@@ -83,6 +88,13 @@ class Provider:
             case CrashLoop():
                 return "crash_loop"
         return "ready"
+
+    @property
+    def may_be_tried(self) -> bool:
+        """Whether `auto` may send a turn here: it is ready, or its trouble is long enough ago."""
+        if self.pool is None:
+            return False
+        return self.state == "ready" or time.monotonic() - self._noted_at >= TRY_AGAIN_S
 
     @property
     def mend(self) -> str:
@@ -123,7 +135,18 @@ class Provider:
         if self._adapter is None:
             raise NotInstalled(f"{self.info.title} is not installed", mend=self.info.mend_install)
         root = self._hub.workers_folder
-        return await Worker.start(self._adapter, root, self.config.process, self.config.deadlines)
+        with self._redacted(self._adapter):
+            return await Worker.start(self._adapter, root, self.config.process, self.config.deadlines)
+
+    @contextmanager
+    def _redacted(self, adapter: Adapter) -> Iterator[None]:
+        """No error leaves with a secret that the CLI was given."""
+        try:
+            yield
+        except ProviderError as error:
+            given = adapter.program.env
+            error.redact(tuple(given[name] for name in self.info.secret_env if name in given))
+            raise
 
     async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
         """Answer one turn with a worker of the pool. Raises ProviderError; may be closed at any event."""
@@ -134,24 +157,29 @@ class Provider:
             turn = replace(turn, model=self.config.default_model)
         self._adapter.check(turn)
         try:
-            async with (
-                self.pool.lease(caller=turn.caller, binding=self._adapter.binding(turn)) as lease,
-                aclosing(lease.worker.run(turn)) as events,
-            ):
-                async for event in events:
-                    if isinstance(event, TurnStarted):
-                        self.note(None)
-                        event = replace(event, provider=self.name, start=lease.start)
-                    yield event
+            with self._redacted(self._adapter):
+                async with (
+                    self.pool.lease(caller=turn.caller, binding=self._adapter.binding(turn)) as lease,
+                    aclosing(lease.worker.run(turn)) as events,
+                ):
+                    async for event in events:
+                        yield self._noted(event, lease)
         except ProviderUnavailable as error:
             self.note(error)
             raise
+
+    def _noted(self, event: Event, lease: Lease) -> Event:
+        if not isinstance(event, TurnStarted):
+            return event
+        self.note(None)
+        return replace(event, provider=self.name, start=lease.start)
 
     def note(self, trouble: ProviderUnavailable | None) -> None:
         """Remember what the last turn or check showed of the provider's state."""
         if type(trouble) is not type(self._trouble):
             self.since = time.time()
         self._trouble = trouble
+        self._noted_at = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -183,6 +211,10 @@ class Engine:
         parent_death_argv()
         if count := sweep_leftovers(self._hub.workers_folder):
             logger.warning("removed %d worker folders of a killed hub", count)
+        await self.find_programs()
+
+    async def find_programs(self) -> None:
+        """Open every provider whose program is there by now: one may be installed while the hub runs."""
         await asyncio.gather(*(provider.open() for provider in self.providers.values()))
 
     def provider(self, name: str) -> Provider:

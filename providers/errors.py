@@ -27,6 +27,12 @@ class ProviderError(Exception):
         self.retry_after_s = retry_after_s
         self.mend = mend
 
+    def redact(self, secrets: tuple[str, ...]) -> None:
+        """Blot out secrets of the owner, should a CLI or its vendor have quoted one."""
+        for secret in secrets:
+            self.message = self.message.replace(secret, "***")
+        self.args = (self.message,)
+
 
 # The owner of the hub has to act; another provider may serve the request.
 

@@ -70,9 +70,9 @@ def _owner_of(engine: Engine, model: str) -> Provider:
 
 def _first_ready(engine: Engine) -> Provider:
     candidates = [provider for provider in engine.providers.values() if not provider.info.by_name_only]
-    for provider in candidates:
-        if provider.state == "ready":
-            return provider
+    usable = [provider for provider in candidates if provider.may_be_tried]
+    if usable:
+        return min(usable, key=lambda provider: provider.state != "ready")
     states = "; ".join(f"{it.name}: {it.state.replace('_', ' ')} ({it.mend})" for it in candidates)
     message = f"no provider is ready: {states or 'none is enabled'}"
     raise NoProviderReady(message)
