@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import cast
+from urllib.parse import quote
 
 import orjson
 from django.conf import settings
@@ -89,8 +90,8 @@ def _describe(response: HttpResponse, started: TurnStarted, ignored: list[str]) 
     response["X-Hub-Provider"] = started.provider
     response["X-Hub-Start"] = started.start
     if ignored:
-        names = [name for name in ignored if name.isascii() and name.isidentifier()]
-        response["X-Hub-Ignored"] = ", ".join(names)[:1_000]
+        # Quoted, because a name is the caller's text and a header takes only some of ASCII.
+        response["X-Hub-Ignored"] = ", ".join(quote(name[:100], safe="$", errors="replace") for name in ignored[:50])
 
 
 @router.get("/models", response={200: schemas.ModelList, **ERRORS}, tags=["models"])

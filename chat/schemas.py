@@ -1,6 +1,7 @@
 """The shapes of the REST API, as OpenAI defined them, and what is beside them.
 
 Plain pydantic models: ninja's Schema would drop the fields it does not know, and those have to be named or refused.
+Requests are read strictly, as the OpenAPI document says: "yes" is no boolean and "5" no number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ContentPart(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
     type: str
     text: str | None = None
 
@@ -19,20 +20,20 @@ class ContentPart(BaseModel):
 class ChatMessage(BaseModel):
     """One message. Assistant content may be null or empty, as agents send it."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
     include_usage: bool = False
 
 
 class ChatCompletionRequest(BaseModel):
     """OpenAI's request with `provider` beside it. Unknown fields are accepted and named in X-Hub-Ignored."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+    model_config = ConfigDict(extra="allow", strict=True, json_schema_extra={"additionalProperties": True})
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
     model: Annotated[str, Field(max_length=200)] | None = None
     provider: Annotated[str, Field(max_length=50)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -16,6 +17,9 @@ from chat.api import router as chat_router
 from chat.errors import ChatError
 from chat.wire.openai_errors import as_http, error_body
 from providers.errors import ProviderError
+
+# pydantic names the members of a union on the way to a fault, which no caller has ever written.
+UNION_MEMBER = re.compile(r"str|list\[.*")
 
 
 class StrictParser(Parser):
@@ -49,12 +53,19 @@ def on_error(request: HttpRequest, error: Exception) -> HttpResponse:
 
 @api.exception_handler(ValidationError)
 def on_invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    first = error.errors[0]
-    # ninja puts the source and the parameter's own name first: ("body", "body", "messages", 0, "role").
-    where = first["loc"][2:] if first["loc"][:2] == ("body", "body") else first["loc"][1:]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
-    message = f"{param or 'the request'}: {first['msg']}"
+    # Of a value that fits no member of a union, the deepest complaint is about the member it was meant to be.
+    worst = max(reversed(error.errors), key=lambda it: len(it["loc"]))
+    param = _field(worst["loc"])
+    message = f"{param or 'the request'}: {worst['msg']}"
     return error_response(400, error_body(message, "invalid_request_error", code="invalid_value", param=param or None))
+
+
+def _field(loc: tuple[str | int, ...]) -> str:
+    """A place in the request as its sender would write it, such as `messages[0].content`."""
+    # ninja puts the source and the parameter's own name first: ("body", "body", "messages", 0, "content", "str").
+    where = loc[2:] if loc[:2] == ("body", "body") else loc[1:]
+    named = [part for part in where if isinstance(part, int) or not UNION_MEMBER.fullmatch(part)]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).lstrip(".")
 
 
 @api.exception_handler(NinjaHttpError)
@@ -72,6 +83,8 @@ def on_not_found(request: HttpRequest, error: Http404) -> HttpResponse:
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     message = f"there is nothing at {request.path[:200]}"
+    if request.path.startswith("/v1/responses"):  # what n8n's OpenAI nodes ask for as dropped on the canvas
+        message += "; use /v1/chat/completions (in n8n: switch Use Responses API off)"
     return error_response(404, error_body(message, "invalid_request_error", code="not_found"))
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hubsite.settings")
 django_application = get_asgi_application()
 
 from django.conf import settings  # noqa: E402 (settings and apps have to be set up first)
+from django.core.management.base import BaseCommand  # noqa: E402
 
 from hubsite.lean import LeanHandler, Receive, Send  # noqa: E402
 from hubsite.lock import DataFolderLock  # noqa: E402
 from providers import runtime  # noqa: E402
 
-LEAN_PREFIXES = ("/v1/", "/health")
+LEAN_PREFIXES = ("/v1", "/health")
 
 lean_application = LeanHandler()
 
@@ -42,6 +44,8 @@ async def _live(receive: Receive, send: Send) -> None:
     await receive()
     lock = DataFolderLock(settings.HUB_DATA_DIR)
     try:
+        # An ASGI server runs no management command, which is what would have checked the settings.
+        await sync_to_async(BaseCommand().check)()
         lock.take()
         await runtime.start()
     except Exception as error:

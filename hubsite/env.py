@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +74,15 @@ class Env:
         """A path; a relative one counts from `base`, never from the working directory."""
         return base / Path(self.text(name) or default).expanduser()
 
+    def secret(self, name: str, path: Path) -> str:
+        """The value, or the secret kept in a file, which is made on the first call."""
+        try:
+            return self.text(name) or read_or_make_secret(path)
+        except OSError as error:
+            problem = f"can't be used: {path.parent}: {error.strerror}"
+            self._fault("HUB_DATA_DIR", problem, "Name a folder this user can write to")
+            return secrets.token_urlsafe(48)
+
     def _number(self, name: str, default: T, read: type[T], kind: str, least: T, most: T) -> T:
         value = self.text(name, str(default))
         try:
@@ -88,12 +99,19 @@ class Env:
 
 
 def read_or_make_secret(path: Path) -> str:
-    """The secret kept in a file only its owner can read; made on the first call."""
+    """The secret kept in a file only its owner can read; made on the first call. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
+    if not path.exists():
+        _publish(secrets.token_urlsafe(48), path)
+    return path.read_text().strip()
+
+
+def _publish(secret: str, path: Path) -> None:
+    """Let the file appear complete: two commands may start on a fresh folder at once, and agree on one secret."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    draft = Path(name)
     with os.fdopen(handle, "w") as file:
-        file.write(secret := secrets.token_urlsafe(48))
-    return secret
+        file.write(secret)
+    with suppress(FileExistsError):
+        path.hardlink_to(draft)
+    draft.unlink()

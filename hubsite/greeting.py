@@ -8,9 +8,9 @@ from pathlib import Path
 from providers.engine import Engine, Provider
 
 
-def greeting(engine: Engine, *, url: str, local_key: Path, admin: str) -> str:
+def greeting(engine: Engine, *, url: str, local_key: Path) -> str:
     lines = ["", f"LLM MCP Hub is ready at {url}", ""]
-    lines += [f"  API    {url}/v1   (docs: {url}/v1/docs)", f"  Admin  {url}/admin/" + (f"   {admin}" if admin else "")]
+    lines += [f"  API    {url}/v1   (docs: {url}/v1/docs)", f"  Admin  {url}/admin/"]
     lines += ["", "Providers:"]
     lines += [_line(provider) for provider in engine.providers.values()]
     lines += ["", "Try it:", _curl(engine, url, local_key), ""]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import orjson
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 
 from providers import runtime
 from providers.errors import ShuttingDown
 
+METHODS = ("GET", "HEAD")
+
 
 async def health(request: HttpRequest) -> HttpResponse:
     """200 while the hub takes requests, 503 when it is shutting down. Needs no key, tells no secret."""
+    if request.method not in METHODS:
+        return HttpResponseNotAllowed(METHODS)
     try:
         engine = runtime.engine()
         is_up = not engine.is_closing

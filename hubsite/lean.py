@@ -32,7 +32,7 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-REQUEST_ID = re.compile(r"[\w.:-]{1,100}")
+REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
 
 class BodyTooLarge(Exception):
@@ -51,14 +51,14 @@ class LeanHandler(ASGIHandler):
         except RequestAborted:
             return
         except BodyTooLarge:
-            await self.send_response(_too_large(), send)
+            await self._finish(_too_large(), scope, send)
             return
         set_script_prefix(scope.get("root_path", "") or "/")
         request, refusal = self.create_request(scope, body)
         if request is not None:
             await self._serve(request, receive, send)
         elif refusal is not None:
-            await self.send_response(refusal, send)
+            await self._finish(refusal, scope, send)
         body.close()
 
     async def _read_bounded(self, receive: Receive) -> Any:
@@ -92,10 +92,10 @@ class LeanHandler(ASGIHandler):
             logger.info("%s %s: the client hung up", request.method, request.path)
 
     async def _respond(self, request: ASGIRequest, send: Send) -> None:
-        given = request.headers.get("X-Request-ID", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        response = await self._get_response(request)
-        response["X-Request-ID"] = request_id
+        await self._finish(await self._get_response(request), request.scope, send)
+
+    async def _finish(self, response: HttpResponseBase, scope: Message, send: Send) -> None:
+        response["X-Request-ID"] = _request_id(scope)
         if isinstance(response, HttpResponse):
             response["Content-Length"] = str(len(response.content))
         await self.send_response(response, send)
@@ -113,6 +113,12 @@ class LeanHandler(ASGIHandler):
             return api.bad_request(request)
         except Exception as error:
             return api.on_error(request, error)
+
+
+def _request_id(scope: Message) -> str:
+    """The client's own id where it is one, so that its log and the hub's can be read together."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin1")
+    return given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
 def _in_error_shape(response: HttpResponseBase) -> HttpResponseBase:

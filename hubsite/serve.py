@@ -9,10 +9,11 @@ import signal
 from collections.abc import Callable
 
 # Importing daphne's server installs the reactor that runs on asyncio, which has to come before any other Twisted.
-from daphne.server import Server
+import daphne.server
 from django.conf import settings
 
 from hubsite.asgi import application
+from hubsite.door import BoundedFactory
 from providers import runtime
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 FLUSH_S = 0.2
 
 
-class HubServer(Server):  # type: ignore[misc]
+class HubServer(daphne.server.Server):  # type: ignore[misc]
     """daphne's server with the engine inside. `run` returns after a signal, or raises what kept it from serving."""
 
     def __init__(self, *, host: str, port: int, on_ready: Callable[[int], None]) -> None:
@@ -83,6 +84,7 @@ class HubServer(Server):  # type: ignore[misc]
 
 def serve(*, host: str, port: int, on_ready: Callable[[int], None]) -> str:
     """Serve until a signal; returns why it could not, empty if it could."""
+    daphne.server.HTTPFactory = BoundedFactory  # the server makes its own and offers no other way in
     server = HubServer(host=host, port=port, on_ready=on_ready)
     server.run()
     return server.failure

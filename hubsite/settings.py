@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from hubsite.env import Env, read_or_make_secret
+from hubsite.env import Env
 from hubsite.provider_settings import read_provider_configs
 
 VERSION = "0.1.0"
@@ -31,7 +31,7 @@ HUB_PROVIDER_CONFIGS = read_provider_configs(env)
 # --- Django ----------------------------------------------------------------------------------------------------------
 
 DEBUG = env.flag("HUB_DEBUG", default=False)
-SECRET_KEY = env.text("HUB_SECRET_KEY") or read_or_make_secret(HUB_DATA_DIR / "secret.key")
+SECRET_KEY = env.secret("HUB_SECRET_KEY", HUB_DATA_DIR / "secret.key")
 ALLOWED_HOSTS = env.words("HUB_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 ROOT_URLCONF = "hubsite.urls"
 ASGI_APPLICATION = "hubsite.asgi.application"
@@ -119,7 +119,12 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": HUB_LOG_FORMAT}},
     "root": {"handlers": ["stderr"], "level": HUB_LOG_LEVEL},
     # An access log that names no body and no header; the hub's own log lines say more.
-    "loggers": {"daphne": {"level": "WARNING"}, "django.channels.server": {"level": "WARNING"}},
+    "loggers": {
+        "daphne": {"level": "WARNING"},
+        "django.channels.server": {"level": "WARNING"},
+        # A passer-by with a wrong Host gets a 400; with a traceback each he could fill the log.
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
+    },
 }
 
 HUB_ENV_FAULTS = env.faults

@@ -15,6 +15,13 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+# What the hub command does before it serves, for a server that only serves.
+PREPARE = """
+from hubsite.asgi import settings
+from hubsite.first_run import ensure_local_key, prepare_data_folder
+prepare_data_folder(settings.HUB_DATA_DIR)
+ensure_local_key(settings.HUB_DATA_DIR)
+"""
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
@@ -42,6 +49,7 @@ class HubProcess:
         self._server = server
         self._env = clean_env(self.home, {"HUB_DATA_DIR": str(self.data_dir), **(env or {})})
         self.process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def key(self) -> str:
@@ -59,8 +67,12 @@ class HubProcess:
 
     def run(self, *argv: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """A management command on the same data folder."""
+        return self.run_program(sys.executable, "manage.py", *argv, timeout_s=timeout_s)
+
+    def run_program(self, *argv: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Any program with the hub's environment, in the checkout."""
         return subprocess.run(
-            [sys.executable, "manage.py", *argv],
+            argv,
             cwd=ROOT,
             env=self._env,
             capture_output=True,
@@ -68,28 +80,32 @@ class HubProcess:
             timeout=timeout_s,
         )
 
-    def start(self) -> None:
+    def start(self, *, bind: str = "") -> None:
         self.home.mkdir(exist_ok=True, parents=True)
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self.process = subprocess.Popen(
-                self._argv(), cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._argv(bind or f"127.0.0.1:{self.port}"),
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._wait_until_ready()
 
-    def _argv(self) -> list[str]:
+    def _argv(self, bind: str) -> list[str]:
         if self._server == "daphne":
-            return [sys.executable, "manage.py", "hub", "--bind", f"127.0.0.1:{self.port}"]
+            return [sys.executable, "manage.py", "hub", "--bind", bind]
         # uvicorn prepares no data folder: that is the hub command's part.
-        prepared = self.run("migrate", "-v0")
+        prepared = self.run_program(sys.executable, "-c", PREPARE)
         assert prepared.returncode == 0, prepared.stderr
-        made = self.run("create_key", "test", "--quiet")
-        (self.data_dir / "local.key").write_text(made.stdout)
         return [sys.executable, "-m", "uvicorn", "hubsite.asgi:application", "--port", str(self.port)]
 
     def _wait_until_ready(self) -> None:
         ends_at = time.monotonic() + READY_TIMEOUT_S
         mark = "is ready at" if self._server == "daphne" else "Application startup complete"
-        while mark not in self.log.read_text():
+        while mark.encode() not in self.log.read_bytes()[self._log_start :]:
             if self.process is None or self.process.poll() is not None or time.monotonic() > ends_at:
                 raise AssertionError(f"the hub did not get ready:\n{self.log.read_text()}")
             time.sleep(0.02)
@@ -97,6 +113,10 @@ class HubProcess:
     def children(self) -> list[psutil.Process]:
         """All processes below the hub, however deep."""
         return psutil.Process(self.pid).children(recursive=True)
+
+    def send_signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the hub and wait for its end; returns its exit code."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from providers.errors import ProtocolBroken
 from providers.events import Event, LimitNotice, ReasoningDelta, TextDelta, TurnFinished, TurnStarted, Usage
 
 Json = dict[str, Any]
@@ -39,7 +40,7 @@ async def as_completion(started: TurnStarted, events: AsyncIterator[Event]) -> J
             case TurnFinished():
                 finished = event
     if finished is None:
-        raise AssertionError("a turn ended without TurnFinished")
+        raise ProtocolBroken("the turn ended before its answer did")
     message: Json = {"role": "assistant", "content": "".join(texts), "refusal": None}
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)

@@ -10,7 +10,8 @@ from contextlib import suppress
 import orjson
 
 from chat.wire.openai_answer import ChunkWriter
-from providers.events import Event
+from providers.errors import ProtocolBroken
+from providers.events import Event, TurnFinished
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ async def as_sse(
     A failure on the way becomes one error line, without `[DONE]`. Closing this closes `events`.
     """
     upcoming: asyncio.Task[Event | None] | None = None
+    is_finished = False
     try:
         yield writer.first()
         while True:
@@ -36,8 +38,11 @@ async def as_sse(
             while not (await asyncio.wait({upcoming}, timeout=heartbeat_s))[0]:
                 yield HEARTBEAT
             event = upcoming.result()
-            if event is None:
+            if event is None and is_finished:
                 return
+            if event is None:
+                raise ProtocolBroken("the turn ended before its answer did")
+            is_finished = isinstance(event, TurnFinished)
             if chunk := writer.write(event):
                 yield chunk
     except Exception as exc:

@@ -185,4 +185,5 @@ def _frame(value: Any) -> bytes:
 
 
 def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    # Escaped, as Google's own JSON does with line separators: the CLI would take a bare one for the end of a line.
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -11,6 +11,9 @@ from hubsite.greeting import greeting
 from hubsite.lock import DataFolderLock, DataFolderTaken
 from providers import runtime
 
+# The address to call a hub that listens on all of them.
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (nothing is bound here)
+
 
 class Command(BaseCommand):
     help = "Run the hub: prepare the data folder, start the providers, serve HTTP and WebSocket until a signal."
@@ -23,15 +26,20 @@ class Command(BaseCommand):
         lock = DataFolderLock(settings.HUB_DATA_DIR)
         try:
             lock.take()
-        except DataFolderTaken as error:
+        except (DataFolderTaken, OSError) as error:
             raise CommandError(str(error)) from error
         prepare_data_folder(settings.HUB_DATA_DIR)
         local_key = ensure_local_key(settings.HUB_DATA_DIR)
-        admin = ensure_admin(settings.HUB_DATA_DIR)
+        if admin := ensure_admin(settings.HUB_DATA_DIR):
+            # Now, not in the greeting: a password shown once must not be lost because the port is taken.
+            self.stdout.write(f"Made an admin: {admin}")
+        # Who binds to an address means to be called by it; host names are HUB_ALLOWED_HOSTS' business.
+        shown = _in_url(ANY_ADDRESS.get(host, host))
+        settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, shown]
 
         def on_ready(bound_port: int) -> None:
-            url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
-            self.stdout.write(greeting(runtime.engine(), url=url, local_key=local_key, admin=admin))
+            url = f"http://{shown}:{bound_port}"
+            self.stdout.write(greeting(runtime.engine(), url=url, local_key=local_key))
             self.stdout.flush()
 
         from hubsite.serve import serve  # late: it installs an event loop, which no other command needs
@@ -42,6 +50,10 @@ class Command(BaseCommand):
 
 def _address(bind: str) -> tuple[str, int]:
     host, _, port = bind.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
+    if not host or not port.isdecimal() or int(port) > 65_535:
         raise CommandError(f"--bind wants address:port, for example 127.0.0.1:8000, not {bind!r}")
     return host.strip("[]"), int(port)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
