@@ -27,7 +27,8 @@ MAX_CHUNKS = 10_000
 MAX_DELAY_S = 60.0
 MISCHIEF = ("none", "crash", "exit", "hang", "garbage", "flood", "ignore_signals")
 
-_DIRECTIVE = re.compile(r"\[\[((?:\s*\w+=[\w.]+)+)\s*\]\]")
+# A space is a must between two pairs: without it a hostile text could be read in exponentially many ways.
+_DIRECTIVE = re.compile(r"\[\[\s*(\w+=[\w.]+(?:\s+\w+=[\w.]+)*)\s*\]\]")
 
 
 class EchoAdapter(Adapter):
@@ -97,8 +98,8 @@ class EchoDriver(Driver):
         text = turn.messages[-1].text
         sampling = turn.sampling
         ask = {"ask": text, **read_directive(text)}
+        self._is_answering = True  # before the wait: given up in its middle, the rest of the line still goes out
         await self._process.send(orjson.dumps(ask))
-        self._is_answering = True
         sent = 0
         while True:
             match await self._read():
