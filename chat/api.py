@@ -8,7 +8,6 @@ from typing import cast
 from urllib.parse import quote
 
 import orjson
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Path, Router
 
@@ -81,9 +80,7 @@ def _stream(
 ) -> EventStreamResponse:
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     writer = openai_answer.ChunkWriter(started, include_usage=include_usage)
-    return EventStreamResponse(
-        as_sse(events, writer, heartbeat_s=settings.HUB_HEARTBEAT_S, describe_error=lambda error: as_http(error).body)
-    )
+    return EventStreamResponse(as_sse(events, writer, describe_error=lambda error: as_http(error).body))
 
 
 def _describe(response: HttpResponse, started: TurnStarted, ignored: list[str]) -> None:

@@ -17,7 +17,8 @@ django_application = get_asgi_application()
 from django.conf import settings  # noqa: E402 (settings and apps have to be set up first)
 from django.core.management.base import BaseCommand  # noqa: E402
 
-from hubsite.lean import LeanHandler, Receive, Send  # noqa: E402
+from hubsite.heartbeat import Send  # noqa: E402
+from hubsite.lean import LeanHandler, Receive  # noqa: E402
 from hubsite.lock import DataFolderLock  # noqa: E402
 from providers import runtime  # noqa: E402
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any
@@ -23,14 +23,15 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
 
+from chat.api import EventStreamResponse
 from chat.wire.openai_errors import error_body
+from chat.wire.sse import HEARTBEAT
 from hubsite import api
+from hubsite.heartbeat import Heartbeat, Message, Send
 
 logger = logging.getLogger(__name__)
 
-Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
@@ -98,7 +99,11 @@ class LeanHandler(ASGIHandler):
         response["X-Request-ID"] = _request_id(scope)
         if isinstance(response, HttpResponse):
             response["Content-Length"] = str(len(response.content))
-        await self.send_response(response, send)
+        if isinstance(response, EventStreamResponse):
+            with Heartbeat(send, HEARTBEAT, settings.HUB_HEARTBEAT_S) as heartbeat:
+                await self.send_response(response, heartbeat.send)
+        else:
+            await self.send_response(response, send)
 
     async def _get_response(self, request: HttpRequest) -> HttpResponseBase:
         set_urlconf(settings.ROOT_URLCONF)

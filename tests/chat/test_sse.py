@@ -1,4 +1,4 @@
-"""A stream is alive while silent, and never a half answer that looks whole."""
+"""A stream is never a half answer that looks whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from chat.wire.openai_answer import ChunkWriter, as_completion
 from chat.wire.openai_errors import as_http
-from chat.wire.sse import HEARTBEAT, as_sse
+from chat.wire.sse import as_sse
 from providers.errors import ProtocolBroken, WorkerCrashed
 from providers.events import Event, LimitNotice, ReasoningDelta, TextDelta, TurnFinished, TurnStarted
 
@@ -38,9 +38,9 @@ class Script:
         finally:
             self.closed = True
 
-    def stream(self, *, heartbeat_s: float = WAIT_S, include_usage: bool = False) -> AsyncGenerator[bytes, None]:
+    def stream(self, *, include_usage: bool = False) -> AsyncGenerator[bytes, None]:
         writer = ChunkWriter(STARTED, include_usage=include_usage)
-        return as_sse(self.events(), writer, heartbeat_s=heartbeat_s, describe_error=lambda error: as_http(error).body)
+        return as_sse(self.events(), writer, describe_error=lambda error: as_http(error).body)
 
 
 async def all_of(stream: AsyncGenerator[bytes, None]) -> list[bytes]:
@@ -64,19 +64,6 @@ async def test_every_line_is_data_and_every_event_ends_with_an_empty_line() -> N
     body = b"".join(await all_of(script.stream())).decode()
     events = body.removesuffix("\n\n").split("\n\n")
     assert all(event.startswith("data: ") and "\n" not in event and "\r" not in event for event in events)
-
-
-async def test_silence_is_filled_with_comments_until_the_next_event() -> None:
-    speak = asyncio.Event()
-    stream = Script(speak, TextDelta("Hi"), FINISHED).stream(heartbeat_s=0.01)
-    async with asyncio.timeout(WAIT_S):
-        await anext(stream)
-        assert [await anext(stream), await anext(stream)] == [HEARTBEAT] * 2
-    assert HEARTBEAT.startswith(b":")
-    speak.set()
-    rest = [chunk for chunk in await all_of(stream) if chunk != HEARTBEAT]
-    assert b'"content":"Hi"' in rest[0]
-    assert len(rest) == 2
 
 
 async def test_late_failure_is_one_error_line_and_no_done() -> None:
