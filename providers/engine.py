@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -112,7 +113,7 @@ class Provider:
         if program is None:
             return
         adapter = self._adapter = self.config.adapter(program)
-        self.pool = WorkerPool(self.name, self._start_worker, self.config.pool, self._hub.starts)
+        self.pool = WorkerPool(self.name, partial(self._start_worker, adapter), self.config.pool, self._hub.starts)
         self.pool.open()
         self.version = await adapter.version(program)
         if await adapter.login_state(program) == "needs_login":
@@ -131,12 +132,10 @@ class Provider:
             return None
         return Program(path, passed_env(self.info, environ), may_reuse=self.config.may_reuse)
 
-    async def _start_worker(self) -> Worker:
-        if self._adapter is None:
-            raise NotInstalled(f"{self.info.title} is not installed", mend=self.info.mend_install)
+    async def _start_worker(self, adapter: Adapter) -> Worker:
         root = self._hub.workers_folder
-        with self._redacted(self._adapter):
-            return await Worker.start(self._adapter, root, self.config.process, self.config.deadlines)
+        with self._redacted(adapter):
+            return await Worker.start(adapter, root, self.config.process, self.config.deadlines)
 
     @contextmanager
     def _redacted(self, adapter: Adapter) -> Iterator[None]:
@@ -165,7 +164,8 @@ class Provider:
                     async for event in events:
                         yield self._noted(event, lease)
         except ProviderUnavailable as error:
-            self.note(error)
+            if not self.pool.breaker.failures:  # why workers don't start, and until when, is the breaker's to tell
+                self.note(error)
             raise
 
     def _noted(self, event: Event, lease: Lease) -> Event:

@@ -7,6 +7,8 @@ from collections import deque
 
 # The pipe is not read further while this much is waiting, so a flood stays in the child.
 HIGH_WATER_BYTES = 1024 * 1024
+# What a line costs beside its text, so that a flood of empty ones is bounded too.
+LINE_OVERHEAD_BYTES = 64
 
 
 class LineBuffer:
@@ -52,7 +54,7 @@ class LineBuffer:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
         line = self._lines.popleft()
-        self._held_bytes -= len(line)
+        self._held_bytes -= len(line) + LINE_OVERHEAD_BYTES
         self._resume_if_drained()
         return line
 
@@ -61,7 +63,7 @@ class LineBuffer:
             self._break()
         elif not self.is_broken:
             self._lines.append(bytes(self._partial))
-            self._held_bytes += len(self._partial)
+            self._held_bytes += len(self._partial) + LINE_OVERHEAD_BYTES
         self._partial.clear()
 
     def _break(self) -> None:

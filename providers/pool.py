@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from providers.breaker import StartBreaker
-from providers.errors import Busy, ProviderError, ShuttingDown
+from providers.errors import Busy, ProviderError, ShuttingDown, WorkerFailed
 from providers.events import StartKind
 from providers.tasks import Tasks
 from providers.waiting import FairQueue, Waiter
@@ -134,8 +134,8 @@ class WorkerPool:
     def _enqueue(self, caller: str, binding: Hashable) -> Waiter[Worker]:
         if self._is_closing:
             raise ShuttingDown("the hub is shutting down")
-        if self.breaker.verdict is not None and not self._workers:
-            raise self.breaker.verdict
+        if (verdict := self.breaker.verdict) is not None and not self._workers:
+            raise verdict
         if len(self._queue) >= self.limits.queue:
             raise Busy(
                 f"{len(self._queue)} turns are waiting for {self.name} already", retry_after_s=BUSY_RETRY_AFTER_S
@@ -166,13 +166,21 @@ class WorkerPool:
         self._note_quiet()
 
     async def _tidy(self, worker: Worker) -> None:
-        may_stay = worker.is_alive and not self._is_closing and not self._is_worn(worker)
-        if may_stay and await worker.reset():
+        if await self._emptied(worker):
             self._workers[worker] = State.IDLE
             self._settle()
         else:
             self.counts["replaced"] += 1
             await self._stop(worker)
+
+    async def _emptied(self, worker: Worker) -> bool:
+        if not worker.is_alive or self._is_closing or self._is_worn(worker):
+            return False
+        try:
+            return await worker.reset()
+        except Exception:  # an adapter's mistake costs its worker, never a seat
+            logger.exception("emptying %s worker %d", self.name, worker.pid)
+            return False
 
     def _is_worn(self, worker: Worker) -> bool:
         limits = self.limits
@@ -222,9 +230,11 @@ class WorkerPool:
             return
         if self._fitting(first.binding) is not None or not self._is_under_share(first.binding):
             return
-        others = [worker for worker in self._idle() if not self._is_under_share(worker.binding, after_loss=True)]
-        if others:
-            self._retire(min(others, key=lambda worker: worker.idle_since))
+        spare = [worker for worker in self._idle() if not self._is_under_share(worker.binding, after_loss=True)]
+        if not spare and all(worker.binding != first.binding for worker in self._workers):
+            spare = self._idle()  # more bindings than workers: whoever has none at all is next
+        if spare:
+            self._retire(min(spare, key=lambda worker: worker.idle_since))
 
     def _is_under_share(self, binding: Hashable, *, after_loss: bool = False) -> bool:
         """Whether a binding holds (or would hold, one less) fewer workers than its part of the queue entitles it to."""
@@ -261,37 +271,48 @@ class WorkerPool:
         ready = sum(1 for worker in self._idle() if worker.binding is None)
         wanted = len(self._queue) + max(0, self.limits.floor - ready) - self._starting
         if self.breaker.failures:
-            wanted = 1 - self._starting if not self.breaker.pause_s else 0
+            wanted = min(wanted, 1 - self._starting) if not self.breaker.pause_s else 0
         for _ in range(min(wanted, self._room())):
             self._starting += 1
             self._tasks.start(self._start(), name=f"{self.name} start")
 
     def _dismiss_hopeless(self) -> None:
         verdict = self.breaker.verdict
-        if verdict is None or self._workers or self._starting:
-            return
+        if verdict is not None and not self._workers and not self._starting:
+            self._dismiss_all(verdict)
+
+    def _dismiss_all(self, error: ProviderError) -> None:
         for waiter in self._queue:
             self._queue.remove(waiter)
-            waiter.seat.set_exception(verdict)
+            waiter.seat.set_exception(error)
 
     # --- processes come and go -------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
+        failures = self.breaker.failures
         try:
             async with self._starts:
-                worker = await self._start_worker()
+                # Of starts that were asked for together, one failure stops those still to come.
+                worker = await self._start_worker() if self.breaker.failures == failures else None
+            if worker is not None:
+                self.counts["started"] += 1
+                self.breaker.succeeded()
+                self._workers[worker] = State.IDLE
         except ProviderError as error:
-            self.counts["start_failed"] += 1
-            self.breaker.failed(error)
-            logger.warning("%s worker did not start: %s", self.name, error)
-            self._tasks.start(self._settle_later(self.breaker.pause_s), name=f"{self.name} retry")
-        else:
-            self.counts["started"] += 1
-            self.breaker.succeeded()
-            self._workers[worker] = State.IDLE
+            self._note_failed_start(error, failures)
+        except Exception:
+            logger.exception("starting a %s worker", self.name)
+            self._note_failed_start(WorkerFailed(f"{self.name} could not be started, see the hub's log"), failures)
         finally:
             self._starting -= 1
-        self._settle()
+            self._settle()
+
+    def _note_failed_start(self, error: ProviderError, failures_before: int) -> None:
+        self.counts["start_failed"] += 1
+        logger.warning("%s worker did not start: %s", self.name, error)
+        if self.breaker.failures == failures_before:  # those that fail together count once
+            self.breaker.failed(error)
+            self._tasks.start(self._settle_later(self.breaker.pause_s), name=f"{self.name} retry")
 
     async def _settle_later(self, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
@@ -303,12 +324,9 @@ class WorkerPool:
 
     async def _stop(self, worker: Worker) -> None:
         self._workers[worker] = State.RETIRING
-        try:
-            await worker.stop()
-        finally:
-            self._workers.pop(worker, None)
-            self._rss_bytes.pop(worker, None)
-            self._note_quiet()
+        await worker.stop()
+        del self._workers[worker]
+        self._rss_bytes.pop(worker, None)
         self._settle()
 
     async def _watch(self) -> None:
@@ -337,9 +355,7 @@ class WorkerPool:
     async def close(self, *, grace_s: float) -> None:
         """Refuse new turns, give running ones `grace_s` seconds, then end every process."""
         self._is_closing = True
-        for waiter in self._queue:
-            self._queue.remove(waiter)
-            waiter.seat.set_exception(ShuttingDown("the hub is shutting down"))
+        self._dismiss_all(ShuttingDown("the hub is shutting down"))
         self._note_quiet()
         try:
             async with asyncio.timeout(grace_s):
@@ -351,8 +367,9 @@ class WorkerPool:
         self._workers.clear()
 
     def kill(self) -> None:
-        """End every process at once, without a word to anyone."""
+        """End every process at once. `close` is still to be awaited, it has nothing to wait for then."""
         self._is_closing = True
+        self._dismiss_all(ShuttingDown("the hub is shutting down"))
         for worker in self._workers:
             worker.kill()
         self._quiet.set()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,9 +26,6 @@ import psutil
 
 from providers.errors import ProtocolBroken, WorkerCrashed, excerpt
 from providers.lines import LineBuffer
-
-if sys.platform == "linux":
-    import resource
 
 logger = logging.getLogger(__name__)
 
@@ -64,19 +63,28 @@ def parent_death_argv() -> tuple[str, ...]:
     return prefix if works.returncode == 0 else ()
 
 
+def _require_program(path: str) -> None:
+    # The prefix above can always be started: it would only report the missing program when it is too late to tell.
+    if not os.access(path, os.X_OK):
+        number = errno.EACCES if os.access(path, os.F_OK) else errno.ENOENT
+        raise OSError(number, os.strerror(number), path)
+
+
 class _Pipes(asyncio.SubprocessProtocol):
     """Feeds the pipes' bytes on and remembers how the process ended."""
 
     def __init__(self, lines: LineBuffer) -> None:
         self.lines = lines
         self.stderr = bytearray()
-        self.exited = asyncio.Event()
+        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.may_write = asyncio.Event()
         self.may_write.set()
+        self.is_unwanted = False
+        self._transport: asyncio.SubprocessTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        pipe = cast(asyncio.SubprocessTransport, transport).get_pipe_transport(1)
-        self.lines.attach(cast(asyncio.ReadTransport, pipe))
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self.lines.attach(cast(asyncio.ReadTransport, self._transport.get_pipe_transport(1)))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 1:
@@ -92,8 +100,11 @@ class _Pipes(asyncio.SubprocessProtocol):
             self.may_write.set()
 
     def process_exited(self) -> None:
-        self.exited.set()
+        self.exited.set_result(None)
+        self.may_write.set()  # a grandchild that holds the pipe open would keep `send` waiting
         asyncio.get_running_loop().call_later(PIPE_GRACE_S, self._give_up_on_output)
+        if self.is_unwanted:
+            self._transport.close()
 
     def _give_up_on_output(self) -> None:
         if self.lines.is_paused:  # the reader is slow, the end of the output is still in the pipe
@@ -113,18 +124,24 @@ class Process:
 
     def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
         self._transport = transport
+        self._stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
         self._pipes = pipes
         self.pid = transport.get_pid()
 
     @classmethod
     async def start(cls, argv: tuple[str, ...], env: dict[str, str], cwd: Path, limits: ProcessLimits) -> Process:
         """Start `argv` with exactly `env`. Raises OSError if the program can't be run."""
+        _require_program(argv[0])
         lines = LineBuffer(limits.max_line_bytes)
         transport, pipes = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Pipes(lines), *parent_death_argv(), *argv, env=env, cwd=cwd, start_new_session=True
         )
         process = cls(transport, pipes)
-        process._limit(limits)
+        try:
+            process._limit(limits)
+        except BaseException:
+            process.kill()
+            raise
         return process
 
     def _limit(self, limits: ProcessLimits) -> None:
@@ -139,7 +156,7 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        return not self._pipes.exited.is_set()
+        return not self._pipes.exited.done()
 
     @property
     def returncode(self) -> int | None:
@@ -156,10 +173,9 @@ class Process:
         """
         if b"\n" in line:
             raise ValueError("a protocol line must not hold a line break")
-        stdin = cast(asyncio.WriteTransport | None, self._transport.get_pipe_transport(0))
-        if stdin is None or stdin.is_closing() or not self.is_running:
+        if self._stdin.is_closing() or not self.is_running:
             raise await self._crashed()
-        stdin.write(line + b"\n")
+        self._stdin.write(line + b"\n")
         await self._pipes.may_write.wait()
 
     async def read_line(self) -> bytes:
@@ -175,41 +191,36 @@ class Process:
         raise await self._crashed()
 
     async def _crashed(self) -> WorkerCrashed:
-        await self._exited_within(PIPE_GRACE_S)
+        await self._await_exit(PIPE_GRACE_S)
         end = "closed its output" if self.returncode is None else f"ended with code {self.returncode}"
         last = excerpt(bytes(self._pipes.stderr[-200:]))
         return WorkerCrashed(f"process {self.pid} {end}" + (f": {last}" if last else ""))
 
-    async def _exited_within(self, wait_s: float) -> bool:
+    async def _await_exit(self, wait_s: float) -> None:
         # Not asyncio's Process.wait(): that one also waits for pipes, which a grandchild may hold open.
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._pipes.exited.wait()
-        except TimeoutError:
-            return False
-        return True
+        await asyncio.wait([self._pipes.exited], timeout=wait_s)
 
     async def stop(self) -> None:
         """Climb the stop ladder until the process and its group are gone. Never raises; cancelled, it kills."""
         try:
-            self._close_stdin()
-            if not await self._exited_within(STDIN_GRACE_S):
+            self._stdin.close()
+            await self._await_exit(STDIN_GRACE_S)
+            if self.is_running:
                 self._signal_group(signal.SIGTERM)
-                await self._exited_within(TERM_GRACE_S)
+                await self._await_exit(TERM_GRACE_S)
         finally:
             self.kill()
-        if not await self._exited_within(KILL_GRACE_S):
+        await self._await_exit(KILL_GRACE_S)
+        if self.is_running:
             logger.error("process %d survived SIGKILL for %.0f s", self.pid, KILL_GRACE_S)
 
     def kill(self) -> None:
         """Kill the whole group at once, also what an ended leader left behind."""
         self._signal_group(signal.SIGKILL)
-        self._transport.close()
-
-    def _close_stdin(self) -> None:
-        stdin = self._transport.get_pipe_transport(0)
-        if stdin is not None:
-            stdin.close()
+        # Closed any earlier, the transport would race with asyncio's own watcher for the exit code.
+        self._pipes.is_unwanted = True
+        if not self.is_running:
+            self._transport.close()
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

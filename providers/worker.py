@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from providers.adapters.base import Adapter, Driver, WorkerFolder
-from providers.errors import NotInstalled, ProviderError, TimedOut, WorkerCrashed
+from providers.errors import NotInstalled, ProviderError, TimedOut, WorkerFailed
 from providers.events import Event, Turn
 from providers.memory import tree_rss_bytes
 from providers.process import Process, ProcessLimits
@@ -51,6 +51,13 @@ class Worker:
 
         Raises ProviderError; nothing is left behind then, nor when cancelled.
         """
+        try:
+            return await cls._start(adapter, root, limits, deadlines)
+        except OSError as exc:  # of the program, or of a full disk
+            raise WorkerFailed(f"{adapter.info.title} could not be started: {exc.strerror}") from exc
+
+    @classmethod
+    async def _start(cls, adapter: Adapter, root: Path, limits: ProcessLimits, deadlines: Deadlines) -> Worker:
         folder = make_folder(root)
         try:
             process = await _launch(adapter, folder, limits)
@@ -132,5 +139,3 @@ async def _launch(adapter: Adapter, folder: WorkerFolder, limits: ProcessLimits)
         return await Process.start(launch.argv, dict(launch.env), folder.cwd, limits)
     except FileNotFoundError as exc:
         raise NotInstalled(f"{adapter.info.title} was not found", mend=adapter.info.mend_install) from exc
-    except OSError as exc:
-        raise WorkerCrashed(f"{adapter.info.title} could not be started: {exc.strerror}") from exc

@@ -28,8 +28,12 @@ def make_folder(root: Path) -> WorkerFolder:
     """New empty folders for one worker below `root`. Raises OSError, for example when the disk is full."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = WorkerFolder(Path(tempfile.mkdtemp(dir=root)))
-    for path in (folder.cwd, folder.tmp, folder.state):
-        path.mkdir(mode=0o700)
+    try:
+        for path in (folder.cwd, folder.tmp, folder.state):
+            path.mkdir(mode=0o700)
+    except OSError:
+        remove_folder(folder)
+        raise
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Mapping
 
 import orjson
@@ -12,11 +13,12 @@ from providers.events import Turn
 from providers.probe import probe
 from providers.process import Process
 
-# Pure chat: no tool, file, command, MCP server, setting, hook or memory of the user is there.
+# Pure chat: no tool, file, command, MCP server, setting, hook or memory of the user is there. `--restricted` also
+# closes the socket by which the owner's other sessions could speak into a conversation.
 FLAGS = (
     *("-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
     *("--include-partial-messages", "--tools", "", "--strict-mcp-config", "--setting-sources", ""),
-    *("--disable-slash-commands", "--no-session-persistence", "--permission-mode", "dontAsk"),
+    *("--disable-slash-commands", "--no-session-persistence", "--permission-mode", "dontAsk", "--restricted"),
 )
 
 QUIET_ENV = {
@@ -25,6 +27,10 @@ QUIET_ENV = {
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_ERROR_REPORTING": "1",
 }
+
+# Only macOS keeps the login where another program has to fetch it. Elsewhere there is none to be found: with a git it
+# would look into the repository the data folder lies in.
+WORKER_PATH = "/usr/bin:/bin" if sys.platform == "darwin" else "/nonexistent"
 
 PROBE_ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **QUIET_ENV}
 
@@ -70,7 +76,7 @@ class ClaudeAdapter(Adapter):
     def _env(self, folder: WorkerFolder) -> dict[str, str]:
         given = self.program.env
         private_home = {"HOME": str(folder.state)} if has_login_env(given) else {}
-        base = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": str(folder.tmp)}
+        base = {"PATH": WORKER_PATH, "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": str(folder.tmp)}
         return {**base, **given, **private_home, **QUIET_ENV, **HONEST_ENV}
 
     def driver(self, process: Process, folder: WorkerFolder) -> Driver:
@@ -94,8 +100,10 @@ class ClaudeAdapter(Adapter):
     async def login_state(cls, program: Program) -> LoginState:
         if has_login_env(program.env):
             return "ready"
-        # The CLI itself looks whether it has credentials; it neither uses the network nor spends a token for that.
-        output = await probe((str(program.path), "auth", "status", "--json"), {**PROBE_ENV, **program.env})
+        # The CLI itself looks whether it has credentials; it neither uses the network nor spends a token for that. A
+        # key out of the owner's settings does not count: the workers do not read them.
+        argv = (str(program.path), "--setting-sources", "", "auth", "status", "--json")
+        output = await probe(argv, {**PROBE_ENV, **program.env})
         try:
             is_logged_in = orjson.loads(output)["loggedIn"]
         except (ValueError, KeyError, TypeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
@@ -64,8 +65,9 @@ class ClaudeDriver(Driver):
         for message in turn.messages[:-1]:
             await self._replay(message)
         await self._say(turn.messages[-1], is_question=True)
-        async for event in self._answer(turn):
-            yield event
+        async with aclosing(self._answer()) as events:
+            async for event in events:
+                yield event
 
     async def reset(self) -> bool:
         if not self._may_reuse:
@@ -107,21 +109,25 @@ class ClaudeDriver(Driver):
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
-    async def _answer(self, turn: Turn) -> AsyncGenerator[Event, None]:
-        has_started = False
+    async def _answer(self) -> AsyncGenerator[Event, None]:
+        has_started = has_text = False
         reason: FinishReason | None = None
         limit: LimitNotice | None = None
         while True:
             line = await self._next_line()
             match line:
                 case {"type": "stream_event", "event": dict(event)}:
-                    if reason == "length":
-                        continue  # the CLI goes on by itself after max_tokens until the interrupt reaches it
+                    if reason is not None:
+                        continue  # what the CLI asks by itself after the answer, until the interrupt reaches it
                     for found in _read_event(event, has_started):
-                        has_started = True
+                        if isinstance(found, TurnStarted):
+                            has_started = True
+                            await self._control(wire.NO_SECOND_REQUEST, wait=False)
+                        has_text = has_text or isinstance(found, TextDelta)
                         yield found
-                    reason = _stop_reason(event) or reason
-                    if reason == "length" and _stop_reason(event):
+                    reason = _stop_reason(event)
+                    # After max_tokens, or an answer without a word, it would ask the vendor for more.
+                    if reason == "length" or (reason == "stop" and not has_text):
                         await self._control(INTERRUPT, wait=False)
                 case {"type": "rate_limit_event", "rate_limit_info": dict(info)}:
                     yield (limit := wire.read_limit(info))
@@ -134,7 +140,8 @@ class ClaudeDriver(Driver):
         self, result: Json, reason: FinishReason | None, limit: LimitNotice | None, has_started: bool
     ) -> TurnFinished:
         cost_usd = self._cost_since_last(result)
-        if result.get("is_error") and reason != "length":
+        # Ended by an interrupt or refused by the vendor, an answer that did come to its end is an error to the CLI.
+        if result.get("is_error") and reason is None:
             raise wire.failure(result, limit, self._mend_login)
         if not has_started or reason is None:
             raise ProtocolBroken(f"claude answered without its vendor: {excerpt(str(result.get('result')))}")

@@ -27,6 +27,11 @@ Json = dict[str, Any]
 # Thinking counts against max_tokens, and the vendor wants at least 1,024 tokens of it and no temperature beside it.
 THINKING_MIN_TOKENS = 4_096
 
+# The CLI looks before every request whether the conversation is longer than this many tokens. Set to 1 while an answer
+# comes, it keeps the CLI from asking its vendor for more by itself; an interrupt alone often comes too late for that.
+BLOCKING_LIMIT = "CLAUDE_CODE_BLOCKING_LIMIT_OVERRIDE"
+NO_SECOND_REQUEST: Json = {"subtype": "apply_flag_settings", "settings": {"env": {BLOCKING_LIMIT: "1"}}}
+
 FINISH_REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -82,6 +87,7 @@ def flag_settings(model: str, sampling: Sampling) -> Json:
         "CLAUDE_CODE_EXTRA_BODY": orjson.dumps(body).decode() if body else "",
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(sampling.max_tokens or ""),
         "CLAUDE_CODE_DISABLE_THINKING": "1" if has_randomness or is_short else "",
+        BLOCKING_LIMIT: "",
     }
     return {"subtype": "apply_flag_settings", "settings": {"model": model, "env": env}}
 
