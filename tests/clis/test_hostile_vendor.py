@@ -95,7 +95,7 @@ async def test_tools_after_a_text_run_nothing_either(rig: Rig, place: Path) -> N
 
 
 async def test_a_shower_of_tool_requests_keeps_the_pool_alive(rig: Rig, place: Path) -> None:
-    for _ in range(10):
+    for _ in range(5):
         await rig.ask(user("hello"), script=asking_for(*TOOLS, place=place))
     await assert_recovered(rig)
     assert_nothing_ran(rig, place)

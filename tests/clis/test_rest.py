@@ -253,12 +253,16 @@ async def test_the_first_turn_of_a_process_says_so_and_the_next_says_reused(door
 
     door.vendor.script = Script(text="well then")
     if door.name == "claude":  # its processes are bound to a system prompt, so a new one takes the process kept warm
-        starts = [await start_of(number) for number in range(12)]
-        assert set(starts) <= {"cold", "warm"}
-        assert "warm" in starts
-        assert await start_of(11) == "reused"
-    else:
-        assert [await start_of(number) for number in range(3)] == ["reused"] * 3
+        for number in range(5):
+            start = await start_of(number)
+            assert start in ("cold", "warm")
+            # Meanwhile the next process gets ready. (The second of these may take one, while the first is emptied.)
+            assert [await start_of(number) for _ in range(20)][-1] == "reused"
+            if start == "warm":
+                return
+        raise AssertionError("no process was kept warm")
+    await start_of(0)
+    assert [await start_of(number) for number in range(3)] == ["reused"] * 3
 
 
 async def test_no_secret_of_the_hub_is_in_a_process(door: Door) -> None:
