@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
@@ -28,6 +29,10 @@ logger = logging.getLogger(__name__)
 # A start costs about this much processor time; a worker may pass over the first in line for matching ones this long.
 PATIENCE_S = 1.0
 BUSY_RETRY_AFTER_S = 2.0
+# The first token of a warm worker takes about a quarter of a second.
+REFILL_DELAY_S = 0.5
+# In a full pool, a bound worker idle this long makes room for one that any new conversation can use.
+MAKE_ROOM_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class WorkerPool:
         self._tasks = Tasks()
         self._is_closing = False
         self._quiet = asyncio.Event()
+        self._short_since: float | None = -math.inf  # nothing runs yet that a first start could slow down
 
     def __repr__(self) -> str:
         states = ", ".join(f"{self.count(state)} {state}" for state in State)
@@ -134,8 +140,6 @@ class WorkerPool:
     def _enqueue(self, caller: str, binding: Hashable) -> Waiter[Worker]:
         if self._is_closing:
             raise ShuttingDown("the hub is shutting down")
-        if (verdict := self.breaker.verdict) is not None and not self._workers:
-            raise verdict
         if len(self._queue) >= self.limits.queue:
             raise Busy(
                 f"{len(self._queue)} turns are waiting for {self.name} already", retry_after_s=BUSY_RETRY_AFTER_S
@@ -234,7 +238,7 @@ class WorkerPool:
         if not spare and all(worker.binding != first.binding for worker in self._workers):
             spare = self._idle()  # more bindings than workers: whoever has none at all is next
         if spare:
-            self._retire(min(spare, key=lambda worker: worker.idle_since))
+            self._retire(spare[0])
 
     def _is_under_share(self, binding: Hashable, *, after_loss: bool = False) -> bool:
         """Whether a binding holds (or would hold, one less) fewer workers than its part of the queue entitles it to."""
@@ -268,13 +272,30 @@ class WorkerPool:
         return room if self.live else max(room, 1)
 
     def _start_missing(self) -> None:
-        ready = sum(1 for worker in self._idle() if worker.binding is None)
-        wanted = len(self._queue) + max(0, self.limits.floor - ready) - self._starting
+        wanted = len(self._queue) + self._refill() - self._starting
         if self.breaker.failures:
             wanted = min(wanted, 1 - self._starting) if not self.breaker.pause_s else 0
         for _ in range(min(wanted, self._room())):
             self._starting += 1
             self._tasks.start(self._start(), name=f"{self.name} start")
+
+    def _refill(self) -> int:
+        """How many workers the floor lacks, once the turn that took the last one has had time to begin.
+
+        A start costs as much processor time as a short turn, and would take it from that very turn.
+        """
+        missing = self.limits.floor - self._unbound()
+        if missing <= 0:
+            self._short_since = None
+            return 0
+        if self._short_since is None:
+            self._short_since = time.monotonic()
+            self._tasks.start(self._settle_later(REFILL_DELAY_S), name=f"{self.name} refill")
+        return missing if time.monotonic() - self._short_since >= REFILL_DELAY_S else 0
+
+    def _unbound(self) -> int:
+        """Workers that are ready for whatever conversation comes first."""
+        return sum(1 for worker in self._idle() if worker.binding is None)
 
     def _dismiss_hopeless(self) -> None:
         verdict = self.breaker.verdict
@@ -345,10 +366,15 @@ class WorkerPool:
             worker.kill()
 
     def _is_surplus(self, worker: Worker) -> bool:
-        if time.monotonic() - worker.idle_since < self.limits.idle_s:
-            return False
-        unbound = sum(1 for other in self._idle() if other.binding is None)
-        return worker.binding is not None or unbound > self.limits.floor
+        idle_s = time.monotonic() - worker.idle_since
+        if worker.binding is None:
+            return idle_s >= self.limits.idle_s and self._unbound() > self.limits.floor
+        return idle_s >= (MAKE_ROOM_AFTER_S if self._lacks_room_for_floor() else self.limits.idle_s)
+
+    def _lacks_room_for_floor(self) -> bool:
+        limits = self.limits
+        is_short = self._unbound() < limits.floor < limits.ceiling
+        return is_short and not self._room() and not self._coming()
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ from providers.workspace import make_folder, remember_process, remove_folder
 
 logger = logging.getLogger(__name__)
 
+# Lines that are there already are read without a pause: a flood must not keep all other turns from running.
+EVENTS_PER_BREATH = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -95,8 +98,12 @@ class Worker:
         ends_at = time.monotonic() + self._deadlines.turn_s
         limit_s, what = self._deadlines.first_event_s, "the first event"
         async with aclosing(self._driver.run(turn)) as events:
+            count = 0
             while (event := await self._next(events, limit_s, what, ends_at)) is not None:
                 yield event
+                count += 1
+                if count % EVENTS_PER_BREATH == 0:
+                    await asyncio.sleep(0)
                 limit_s, what = self._deadlines.silence_s, "the next event"
 
     async def _next(

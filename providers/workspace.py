@@ -52,7 +52,7 @@ def sweep_leftovers(root: Path) -> int:
 
     Only to be called while this hub holds the data folder's lock: no living hub's workers are here then.
     """
-    leftovers = [path for path in root.glob("*") if path.is_dir()] if root.is_dir() else []
+    leftovers = [path for path in root.glob("*") if path.is_dir()]
     for path in leftovers:
         _end_leftover_process(path / "pid")
         shutil.rmtree(path, ignore_errors=True)

@@ -77,6 +77,7 @@ class FakeWorker(Worker):
         self.started_at = self.idle_since = now
         self.lives = True
         self.rss = 0
+        self.looks = 0
         self.resets_clean = True
         self.reset_error: Exception | None = None
         self.resets = 0
@@ -93,6 +94,7 @@ class FakeWorker(Worker):
 
     @property
     def rss_bytes(self) -> int:
+        self.looks += 1
         return self.rss
 
     async def reset(self) -> bool:
@@ -121,6 +123,7 @@ class Starter:
     def __init__(self, clock: Clock | None = None) -> None:
         self.workers: list[FakeWorker] = []
         self.error: Exception | None = None
+        self.first_errors: list[Exception] = []
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.calls = 0
@@ -136,6 +139,8 @@ class Starter:
         self.most_live = max(self.most_live, self.under_way + len(self.live))
         try:
             await self.may_start.wait()
+            if self.first_errors:
+                raise self.first_errors.pop(0)
             if self.error is not None:
                 raise self.error
             worker = FakeWorker(1_000 + len(self.workers), self._clock.monotonic())

@@ -61,6 +61,12 @@ while True:
 """
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("providers.breaker.FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr("providers.pool.REFILL_DELAY_S", 0.01)
+
+
 def child_pids() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
@@ -103,7 +109,7 @@ class Hub:
     async def settled(self) -> None:
         """Wait until every worker rests; then nothing else may exist."""
         pool = self.pool
-        await until(lambda: pool.live == pool.count(State.IDLE))
+        await until(lambda: pool.live == pool.count(State.IDLE) and len(pool._tasks) == 1)  # the watch
         await until(lambda: len(self.processes) == pool.live)
         assert len(self.workers) == pool.live
         assert pool.waiting == 0
@@ -289,21 +295,15 @@ async def test_a_process_that_ends_while_a_long_question_is_sent_is_a_typed_erro
     ["sys.exit(0)", "hear()", "print('garbage', flush=True)", "signal.pause()", "os.write(1, b'x' * (2 << 20))"],
     ids=["exits", "never ready", "garbage", "deaf", "floods"],
 )
-async def test_workers_that_never_get_ready_are_a_crash_loop_told_in_time(
-    tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("providers.breaker.FIRST_PAUSE_S", 0.05)
+async def test_workers_that_never_get_ready_are_a_crash_loop_told_in_time(tmp_path: Path, script: str) -> None:
     async with running(tmp_path, scripted(script), deadlines=replace(PATIENT, ready_s=0.3)) as hub:
         with pytest.raises(CrashLoop) as caught:
             await hub.events("x")
         assert caught.value.retry_after_s
 
 
-async def test_a_provider_whose_workers_start_again_is_ready_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_provider_whose_workers_start_again_is_ready_again(tmp_path: Path) -> None:
     """By itself: `auto` sends it no turn that could prove it."""
-    monkeypatch.setattr("providers.breaker.FIRST_PAUSE_S", 0.05)
     mended = tmp_path / "mended"
     script = f"os.path.exists({str(mended)!r}) or sys.exit(1)\n{ANSWERS}"
     async with running(tmp_path, scripted(script)) as hub:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from itertools import chain
 
 import pytest
 
 from providers.breaker import FAILURES_TO_OPEN
 from providers.errors import Busy, CrashLoop, NotInstalled, ProviderError, ShuttingDown, WorkerCrashed, WorkerFailed
-from providers.pool import PATIENCE_S, State, WorkerPool
+from providers.pool import MAKE_ROOM_AFTER_S, PATIENCE_S, REFILL_DELAY_S, State, WorkerPool
 from tests.providers.fakes import (
     BOUND_S,
     FOREVER_S,
@@ -272,6 +273,27 @@ async def test_workers_in_the_way_are_let_go_but_no_more_than_needed(starter: St
         assert bob.binding == "bob"
 
 
+async def test_no_second_worker_is_let_go_for_one_who_has_a_place_coming(starter: Starter) -> None:
+    async with opened(starter, ceiling=3) as pool:
+        old = [await take_turn(pool, binding=n) for n in range(3)]
+        for worker in old:
+            worker.may_stop.clear()
+        bobs = [Holder(pool, "bob", binding="bob") for _ in range(2)]
+        await turn_over()
+        pool._settle()
+        assert (pool.count(State.RETIRING), pool.count(State.IDLE)) == (2, 1)
+        starter.may_start.clear()
+        for worker in old:
+            worker.may_stop.set()
+        await turn_over()
+        pool._settle()
+        assert (pool.live, pool.count(State.IDLE)) == (3, 1)
+        starter.may_start.set()
+        for bob in bobs:
+            await bob.seated()
+            await bob.leave()
+
+
 async def test_nobody_is_let_go_while_there_is_room(starter: Starter) -> None:
     async with opened(starter, ceiling=3) as pool:
         old = [await take_turn(pool, binding=n) for n in range(2)]
@@ -298,6 +320,20 @@ async def test_memory_bounds_the_workers_by_what_they_use(starter: Starter) -> N
         assert pool.live == 2
         for holder in (first, *others):
             await holder.leave()
+
+
+async def test_memory_that_is_given_back_makes_room_for_those_who_wait(starter: Starter) -> None:
+    async with opened(starter, memory_bytes=1_000, rss_bytes=400, hard_rss_bytes=0, watch_s=0.005) as pool:
+        big = Holder(pool)
+        (await big.seated()).rss = 1_000
+        await until(lambda: pool._rss_bytes.get(big.worker) == 1_000)
+        waiting = Holder(pool)
+        await turn_over()
+        assert not waiting.is_seated
+        big.worker.rss = 200
+        await waiting.seated()
+        await waiting.leave()
+        await big.leave()
 
 
 async def test_one_worker_is_allowed_however_little_memory_there_is(starter: Starter) -> None:
@@ -371,6 +407,71 @@ async def test_a_binding_that_has_its_share_takes_no_worker_from_others(starter:
             await holder.leave()
 
 
+async def test_a_worker_is_taken_from_a_binding_that_has_more_than_its_share_only(
+    starter: Starter, clock: Clock
+) -> None:
+    """Six workers and an equal queue: two for each. Alice has two, Bob one, Carol three."""
+    async with opened(starter, ceiling=6) as pool:
+        holders = {name: [Holder(pool, name, binding=name) for _ in range(n)] for name, n in HELD.items()}
+        for holder in chain(*holders.values()):
+            await holder.seated()
+        waiting = {name: [Holder(pool, name, binding=name) for _ in range(2)] for name in ("bob", "alice", "carol")}
+        await turn_over()
+        clock.advance(PATIENCE_S)
+        alice, carol = holders["alice"][0], holders["carol"][0]
+        await alice.leave()
+        assert await waiting["alice"][0].seated() is alice.worker
+        await carol.leave()
+        assert (await waiting["bob"][0].seated()).binding == "bob"
+        assert carol.worker.is_stopped
+        carol = holders["carol"][1]
+        await carol.leave()  # now each has two
+        assert await waiting["carol"][0].seated() is carol.worker
+        for holder in chain(*holders.values(), *waiting.values()):
+            await (holder.leave() if holder.is_seated else holder.cancel())
+
+
+HELD = {"alice": 2, "bob": 1, "carol": 3}
+
+
+async def test_a_binding_that_has_its_share_takes_no_worker_that_another_has_beyond_its_own(
+    starter: Starter, clock: Clock
+) -> None:
+    """Three workers do not divide by two: the odd one stays where it is."""
+    async with opened(starter, ceiling=3) as pool:
+        alice = Holder(pool, "alice", binding="alice")
+        bobs = [Holder(pool, "bob", binding="bob") for _ in range(2)]
+        for holder in (alice, *bobs):
+            await holder.seated()
+        hers, his = Holder(pool, "alice", binding="alice"), Holder(pool, "bob", binding="bob")
+        await turn_over()
+        clock.advance(PATIENCE_S)
+        await bobs[0].leave()
+        assert await his.seated() is bobs[0].worker
+        for holder in (his, bobs[1], alice, hers):
+            await holder.leave()
+
+
+async def test_one_worker_at_a_time_is_taken_for_the_first_in_line(starter: Starter, clock: Clock) -> None:
+    async with opened(starter, ceiling=2) as pool:
+        first, second = Holder(pool), Holder(pool)
+        for holder in (first, second):
+            (await holder.seated()).may_stop.clear()
+        bob, *more = Holder(pool, "bob", binding="bob"), Holder(pool), Holder(pool)
+        await turn_over()
+        clock.advance(PATIENCE_S)
+        await first.leave()
+        assert pool.count(State.RETIRING) == 1
+        await second.leave()
+        assert pool.count(State.RETIRING) == 1
+        assert await more[0].seated() is second.worker
+        for holder in (first, second):
+            holder.worker.may_stop.set()
+        await bob.seated()
+        for holder in (bob, *more):
+            await holder.leave()
+
+
 async def test_a_binding_gets_its_share_of_workers_that_another_holds_all_of(starter: Starter, clock: Clock) -> None:
     """Four workers, half of those who wait are Bob's: two become his, and no more."""
     async with opened(starter, ceiling=4, queue=99) as pool:
@@ -411,6 +512,64 @@ async def test_the_floor_is_filled_again_once_a_conversation_has_bound_its_worke
         assert starter.live[1].binding is None
         await holder.leave()
         assert starter.calls == 2
+
+
+async def test_a_worker_of_a_conversation_does_not_count_for_the_floor(starter: Starter) -> None:
+    async with opened(starter, floor=1, watch_s=0.005) as pool:
+        await until(lambda: pool.count(State.IDLE))
+        hers = await take_turn(pool)
+        await until(lambda: pool.count(State.IDLE) == 2)
+        starter.workers[1].lives = False
+        await until(lambda: starter.calls == 3 and pool.count(State.IDLE) == 2)
+        assert hers in starter.live
+
+
+async def test_a_replacement_for_the_floor_waits_until_the_turn_has_begun(starter: Starter, clock: Clock) -> None:
+    """A start takes the processor from the very turn that took the warm worker (hub rule)."""
+    async with opened(starter, floor=1, watch_s=0.005) as pool:
+        await until(lambda: pool.count(State.IDLE) == 1)
+        holder = Holder(pool)
+        await holder.seated()
+        looks = starter.workers[0].looks
+        await until(lambda: starter.workers[0].looks > looks + 2)
+        assert starter.calls == 1
+        clock.advance(REFILL_DELAY_S)
+        await until(lambda: pool.count(State.IDLE) == 1)
+        await holder.leave()
+
+
+async def test_a_waiting_turn_does_not_wait_for_the_delay_of_the_floor(starter: Starter, clock: Clock) -> None:
+    async with opened(starter, floor=1, ceiling=3) as pool:
+        await until(lambda: pool.count(State.IDLE) == 1)
+        started_at = clock.monotonic()
+        alice, bob = Holder(pool), Holder(pool, "bob")
+        await alice.seated()
+        await bob.seated()
+        assert clock.monotonic() - started_at < REFILL_DELAY_S
+        await alice.leave()
+        await bob.leave()
+
+
+async def test_a_full_pool_makes_room_for_a_fresh_worker_when_it_is_quiet(starter: Starter, clock: Clock) -> None:
+    """Otherwise the first turn of every new conversation would find none that is warm."""
+    async with opened(starter, floor=1, ceiling=2, watch_s=0.005) as pool:
+        holders = [Holder(pool, binding=n) for n in range(2)]
+        for holder in holders:
+            await holder.seated()
+        for holder in holders:
+            await holder.leave()
+        clock.advance(MAKE_ROOM_AFTER_S)
+        await until(lambda: any(worker.binding is None for worker in starter.live) and pool.count(State.IDLE) == 2)
+        assert starter.calls == 3
+
+
+async def test_a_pool_of_one_keeps_its_conversations_worker(starter: Starter, clock: Clock) -> None:
+    async with opened(starter, floor=1, ceiling=1, watch_s=0.005) as pool:
+        worker = await take_turn(pool)
+        clock.advance(MAKE_ROOM_AFTER_S)
+        looks = worker.looks
+        await until(lambda: worker.looks > looks + 2)
+        assert starter.calls == 1
 
 
 async def test_the_floor_does_not_break_the_ceiling(starter: Starter) -> None:
@@ -525,7 +684,11 @@ async def test_workers_nobody_needs_are_let_go_down_to_the_floor(starter: Starte
         for holder in holders:
             await holder.leave()
         await until(lambda: pool.count(State.IDLE) == 4)
-        clock.advance(101)
+        clock.advance(90)
+        seen = starter.workers[0].looks
+        await until(lambda: starter.workers[0].looks > seen + 2)
+        assert pool.count(State.IDLE) == 4
+        clock.advance(11)
         await until(lambda: pool.live == 1)
         assert starter.live[0].binding is None
 
@@ -672,10 +835,26 @@ async def test_those_who_wait_for_a_living_worker_are_not_dismissed_when_no_new_
         starter.error = NotInstalled("removed meanwhile")
         second = Holder(pool)
         await until(lambda: pool.counts["start_failed"])
+        third = Holder(pool)
+        await turn_over()
         assert not second.task.done()
         await first.leave()
-        assert await second.seated() is worker
-        await second.leave()
+        for holder in (second, third):
+            assert await holder.seated() is worker
+            await holder.leave()
+
+
+async def test_those_who_wait_for_a_worker_on_its_way_are_not_dismissed_when_another_fails(starter: Starter) -> None:
+    starter.may_start.clear()
+    starter.first_errors = [NotInstalled("an unlucky moment")]
+    async with opened(starter, ceiling=2) as pool:
+        holders = [Holder(pool), Holder(pool)]
+        await turn_over()
+        assert starter.calls == 2
+        starter.may_start.set()
+        for holder in holders:
+            await holder.seated()
+            await holder.leave()
 
 
 async def test_an_unforeseen_failure_of_a_start_is_counted_and_told_like_any_other(
@@ -698,6 +877,7 @@ async def test_an_unforeseen_failure_of_a_start_is_counted_and_told_like_any_oth
 
 async def test_a_closing_pool_lets_a_running_turn_finish_and_then_ends_everything(starter: Starter) -> None:
     async with opened(starter, floor=1, ceiling=3) as pool:
+        await take_turn(pool)
         holder = Holder(pool)
         worker = await holder.seated()
         closing = asyncio.create_task(pool.close(grace_s=BOUND_S))
@@ -718,6 +898,24 @@ async def test_a_turn_that_runs_beyond_the_grace_loses_its_worker(starter: Start
         assert worker.is_stopped
         await holder.leave()
         assert pool.live == 0
+        assert not pool.counts["replaced"]
+
+
+async def test_a_closing_pool_ends_each_worker_after_its_turn_and_starts_none(starter: Starter) -> None:
+    async with opened(starter, floor=2, ceiling=3) as pool:
+        early, late = Holder(pool), Holder(pool)
+        await early.seated()
+        await late.seated()
+        await until(lambda: pool.count(State.IDLE) == 1)
+        closing = asyncio.create_task(pool.close(grace_s=BOUND_S))
+        await turn_over()
+        await early.leave()
+        assert early.worker.is_stopped
+        assert early.worker.resets == 0
+        assert not late.worker.is_stopped
+        assert starter.calls == 3
+        await late.leave()
+        await closing
 
 
 async def test_a_closing_pool_refuses_those_who_wait_and_those_who_come(starter: Starter) -> None:
@@ -830,6 +1028,7 @@ class Chaos:
         assert len(self.starter.live) <= limits.ceiling
         assert pool.count(State.BUSY) >= len(self.held)
         assert pool.waiting <= limits.queue
+        assert pool._rss_bytes.keys() <= pool._workers.keys()
 
     async def call(self, number: int) -> None:
         binding = self.random.choice("abcd")

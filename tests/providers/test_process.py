@@ -262,6 +262,12 @@ async def test_the_end_of_a_child_is_told_with_its_code_and_last_words(start: St
     assert process.returncode == 7
 
 
+async def test_the_last_words_are_the_end_of_a_long_speech(start: Start) -> None:
+    process = await start("sys.stderr.write('x' * 5_000 + ' the reason\\n'); sys.exit(1)")
+    with pytest.raises(WorkerCrashed, match=r"x the reason$"):
+        await read(process)
+
+
 async def test_a_child_that_ends_well_without_an_answer_has_crashed_all_the_same(start: Start) -> None:
     process = await start("sys.exit(0)")
     with pytest.raises(WorkerCrashed, match=r"ended with code 0$"):
@@ -328,10 +334,12 @@ async def test_a_slow_reader_gets_all_that_a_dead_child_had_written(
 ) -> None:
     """The end of the output is still in the pipe while the reader is slow: no grandchild is to blame for that."""
     monkeypatch.setattr(process_module, "PIPE_GRACE_S", 0.02)
-    # Fits the hub's buffer and the pipe together: the child ends although nobody reads.
-    process = await start(f"os.write(1, b'x' * {HIGH_WATER_BYTES} + b'\\n')\nos.write(1, b'tail\\n' * 10)")
+    process = await start(
+        f"print('x' * {HIGH_WATER_BYTES}, flush=True)\nsys.stdin.readline()\nprint('tail\\n' * 9 + 'tail')"
+    )
+    await until(lambda: process._pipes.lines.is_paused)
+    await process.send(b"the end fits into the pipe, so you can end although nobody reads")
     await until(lambda: not process.is_running)
-    assert process._pipes.lines.is_paused
     await asyncio.sleep(0.1)  # several looks at the paused pipe
     assert len(await read(process)) == HIGH_WATER_BYTES
     assert [await read(process) for _ in range(10)] == [b"tail"] * 10
@@ -369,7 +377,11 @@ async def test_a_willing_child_ends_by_itself_when_its_input_closes(start: Start
 
 async def test_a_child_that_ignores_its_input_is_asked_to_end(start: Start) -> None:
     process = await start(
-        "signal.signal(signal.SIGTERM, lambda *_: os._exit(42))\nprint('up', flush=True)\ntime.sleep(60)"
+        """
+        signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.1), os._exit(42)))
+        print("up", flush=True)
+        time.sleep(60)
+        """
     )
     await read(process)
     await stop_within(process, process_module.STDIN_GRACE_S)

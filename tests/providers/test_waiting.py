@@ -61,6 +61,8 @@ async def test_removing_takes_one_out_and_removing_it_again_does_nothing() -> No
     queue.remove(second)
     queue.remove(second)
     assert list(queue) == [other]
+    queue.remove(other)
+    assert not queue._lines  # callers come and go for months
 
 
 async def test_one_who_gave_up_is_not_due_any_more() -> None:
