@@ -31,14 +31,20 @@ router = Router(auth=BearerKey())
 class EventStreamResponse(StreamingHttpResponse):
     """Hands Django the generator itself, so that its aclosing() ends the turn the moment the client is gone."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None], events: AsyncGenerator[Event, None]) -> None:
         super().__init__(chunks, content_type="text/event-stream")
         self._chunks = chunks
+        self._events = events
         self["Cache-Control"] = "no-cache"
         self["X-Accel-Buffering"] = "no"
 
     def __aiter__(self) -> AsyncGenerator[bytes, None]:
         return self._chunks
+
+    async def release(self) -> None:
+        """End the turn, also when the client was gone before the first chunk was asked for."""
+        await self._chunks.aclose()
+        await self._events.aclose()
 
 
 class AuthedRequest(HttpRequest):
@@ -80,7 +86,7 @@ def _stream(
 ) -> EventStreamResponse:
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     writer = openai_answer.ChunkWriter(started, include_usage=include_usage)
-    return EventStreamResponse(as_sse(events, writer, describe_error=lambda error: as_http(error).body))
+    return EventStreamResponse(as_sse(events, writer, describe_error=lambda error: as_http(error).body), events)
 
 
 def _describe(response: HttpResponse, started: TurnStarted, ignored: list[str]) -> None:
@@ -88,7 +94,7 @@ def _describe(response: HttpResponse, started: TurnStarted, ignored: list[str]) 
     response["X-Hub-Start"] = started.start
     if ignored:
         # Quoted, because a name is the caller's text and a header takes only some of ASCII.
-        response["X-Hub-Ignored"] = ", ".join(quote(name[:100], safe="$", errors="replace") for name in ignored[:50])
+        response["X-Hub-Ignored"] = ", ".join(quote(name[:100], safe="$[].", errors="replace") for name in ignored[:50])
 
 
 @router.get("/models", response={200: schemas.ModelList, **ERRORS}, tags=["models"])

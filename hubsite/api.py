@@ -56,7 +56,7 @@ def on_invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
     # Of a value that fits no member of a union, the deepest complaint is about the member it was meant to be.
     worst = max(reversed(error.errors), key=lambda it: len(it["loc"]))
     param = _field(worst["loc"])
-    message = f"{param or 'the request'}: {worst['msg']}"
+    message = f"{param or 'the request'}: {worst['msg'].removeprefix('Value error, ')}"
     return error_response(400, error_body(message, "invalid_request_error", code="invalid_value", param=param or None))
 
 

@@ -50,6 +50,8 @@ async def _live(receive: Receive, send: Send) -> None:
         lock.take()
         await runtime.start()
     except Exception as error:
+        await runtime.stop(grace_s=0)
+        lock.release()
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
     await send({"type": "lifespan.startup.complete"})

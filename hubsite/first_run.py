@@ -42,10 +42,11 @@ def ensure_admin(folder: Path) -> str:
     if users.filter(is_superuser=True).exists():
         return ""
     password = secrets.token_urlsafe(12)
-    users.create_superuser(username="admin", password=password)
     if sys.stdout.isatty():
+        users.create_superuser(username="admin", password=password)
         return f"user admin, password {password} (shown this once)"
-    write_secret(folder / "admin.password", password)
+    write_secret(folder / "admin.password", password)  # first: a user whose password is lost is worse than none
+    users.create_superuser(username="admin", password=password)
     return f"user admin, password in {folder / 'admin.password'}"
 
 

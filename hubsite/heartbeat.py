@@ -44,8 +44,11 @@ class Heartbeat:
         self._timer = self._loop.call_at(self._sent_at + self._interval_s, self._on_timer)
 
     def _on_timer(self) -> None:
-        if self._loop.time() - self._sent_at >= self._interval_s:
+        is_silent = self._loop.time() - self._sent_at >= self._interval_s
+        # One at a time: to a client that does not read, the last one may still be on its way.
+        if is_silent and (self._beat is None or self._beat.done()):
             self._beat = self._loop.create_task(self._say(), name="heartbeat")
+        if is_silent:
             self._sent_at = self._loop.time()
         self._arm()
 

@@ -55,12 +55,12 @@ class LeanHandler(ASGIHandler):
             await self._finish(_too_large(), scope, send)
             return
         set_script_prefix(scope.get("root_path", "") or "/")
-        request, refusal = self.create_request(scope, body)
-        if request is not None:
-            await self._serve(request, receive, send)
-        elif refusal is not None:
-            await self._finish(refusal, scope, send)
-        body.close()
+        with body:
+            request, refusal = self.create_request(scope, body)
+            if request is not None:
+                await self._serve(request, receive, send)
+            elif refusal is not None:
+                await self._finish(refusal, scope, send)
 
     async def _read_bounded(self, receive: Receive) -> Any:
         received = 0
@@ -100,8 +100,11 @@ class LeanHandler(ASGIHandler):
         if isinstance(response, HttpResponse):
             response["Content-Length"] = str(len(response.content))
         if isinstance(response, EventStreamResponse):
-            with Heartbeat(send, HEARTBEAT, settings.HUB_HEARTBEAT_S) as heartbeat:
-                await self.send_response(response, heartbeat.send)
+            try:
+                with Heartbeat(send, HEARTBEAT, settings.HUB_HEARTBEAT_S) as heartbeat:
+                    await self.send_response(response, heartbeat.send)
+            finally:
+                await response.release()
         else:
             await self.send_response(response, send)
 
@@ -121,7 +124,7 @@ class LeanHandler(ASGIHandler):
 
 
 def _request_id(scope: Message) -> str:
-    """The client's own id where it is one, so that its log and the hub's can be read together."""
+    """The client's own id where it is one, so that it finds its request again."""
     given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin1")
     return given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 

@@ -86,8 +86,9 @@ def _read_deadlines(env: Env) -> Deadlines:
 def _read_process(env: Env) -> ProcessLimits:
     return ProcessLimits(
         max_line_bytes=env.integer("HUB_WORKER_LINE_BYTES", 64 * MB, least=64 * 1024),
-        # A backstop far above the watched limit: Node and Bun die at start with less than 1 GB of it.
-        data_bytes=env.integer("HUB_WORKER_DATA_MB", 4_096) * MB,
+        # A backstop far above the watched limit: claude reserves 5.5 GB of such memory at its start without using it,
+        # and with less than that crashes now and then.
+        data_bytes=env.integer("HUB_WORKER_DATA_MB", 8_192) * MB,
         cpu_s=env.integer("HUB_WORKER_CPU_S", 0),
         nice=env.integer("HUB_WORKER_NICE", 0, most=19),
     )

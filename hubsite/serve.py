@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 # Importing daphne's server installs the reactor that runs on asyncio, which has to come before any other Twisted.
 import daphne.server
@@ -38,7 +39,13 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
         self.failure: str = ""
         self._on_ready = on_ready
         self._stopping: asyncio.Task[None] | None = None
-        self._is_ready = False
+
+    async def handle_reply(self, protocol: Any, message: Mapping[str, Any]) -> None:
+        """Send, and wait until the client takes it: an answer must not pile up in the hub."""
+        await super().handle_reply(protocol, message)
+        valve = getattr(protocol, "valve", None)
+        if valve is not None and not await valve.wait():
+            protocol.give_up()
 
     def listen_error(self, failure: object) -> None:
         self.failure = failure.getErrorMessage()  # type: ignore[attr-defined]
@@ -56,6 +63,7 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
         except Exception as error:
             logger.exception("the engine did not start")
             self.failure = str(error)
+            await runtime.stop(grace_s=0)
             self.stop()
             return
         self._on_ready(self.listening_addresses[0][1] if self.listening_addresses else 0)
@@ -70,7 +78,10 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
     async def _wind_down(self) -> None:
         logger.info("shutting down: running turns get %g s", settings.HUB_SHUTDOWN_GRACE_S)
         await asyncio.gather(self._starting, return_exceptions=True)
-        await runtime.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
+        try:
+            await runtime.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
+        except Exception:
+            logger.exception("ending the engine")
         await asyncio.sleep(FLUSH_S)
         self.stop()
 

@@ -118,7 +118,6 @@ LOGGING = {
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": HUB_LOG_FORMAT}},
     "root": {"handlers": ["stderr"], "level": HUB_LOG_LEVEL},
-    # An access log that names no body and no header; the hub's own log lines say more.
     "loggers": {
         "daphne": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},

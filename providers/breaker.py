@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 from providers.errors import CrashLoop, ProviderError, ProviderUnavailable
@@ -21,7 +22,7 @@ class StartBreaker:
 
     def failed(self, error: ProviderError) -> None:
         self.failures += 1
-        self._error = error
+        self._error = copy.copy(error)  # without the frames of the failed start
         self._until = time.monotonic() + min(FIRST_PAUSE_S * 2 ** (self.failures - 1), LONGEST_PAUSE_S)
 
     def succeeded(self) -> None:
@@ -36,8 +37,13 @@ class StartBreaker:
 
     @property
     def verdict(self) -> ProviderError | None:
-        """What to tell those who wait, once waiting is pointless: too many failures, or one only the owner can mend."""
-        if self._error is None or not self.pause_s:
+        """What to tell those who wait while waiting is pointless; None again when the next start may be tried."""
+        return self.trouble if self.pause_s else None
+
+    @property
+    def trouble(self) -> ProviderError | None:
+        """Why no worker starts, until one does: too many failures, or one only the owner can mend."""
+        if self._error is None:
             return None
         if isinstance(self._error, ProviderUnavailable):
             return self._error

@@ -6,8 +6,10 @@ The one thing of this room others use. It knows no key, no session and no wire f
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
+import shutil
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -24,6 +26,7 @@ from providers.errors import (
     ProviderError,
     ProviderUnavailable,
     ProviderUnknown,
+    ShuttingDown,
     UnsupportedAccount,
 )
 from providers.events import Event, Turn, TurnStarted
@@ -79,7 +82,7 @@ class Provider:
     def state(self) -> ProviderState:
         if self.pool is None:
             return "not_installed"
-        match self._trouble or self.pool.breaker.verdict:
+        match self._trouble or self.pool.breaker.trouble:
             case NeedsLogin():
                 return "needs_login"
             case UnsupportedAccount():
@@ -93,21 +96,21 @@ class Provider:
     @property
     def may_be_tried(self) -> bool:
         """Whether `auto` may send a turn here: it is ready, or its trouble is long enough ago."""
-        if self.pool is None:
+        if self.pool is None or self.pool.breaker.verdict is not None:
             return False
-        return self.state == "ready" or time.monotonic() - self._noted_at >= TRY_AGAIN_S
+        return self._trouble is None or time.monotonic() - self._noted_at >= TRY_AGAIN_S
 
     @property
     def mend(self) -> str:
         """The command or act that makes the provider usable; empty if it is."""
-        if self.state == "not_installed":
+        if self.pool is None:
             return self.info.mend_install
-        trouble = self._trouble or (self.pool.breaker.verdict if self.pool else None)
+        trouble = self._trouble or self.pool.breaker.trouble
         return trouble.mend if trouble else ""
 
     async def open(self) -> None:
         """Look for the program again if it was not there; start the pool once it is."""
-        if self.pool is not None:
+        if self.pool is not None or self._hub.is_closing:
             return
         program = self.find()
         if program is None:
@@ -115,8 +118,16 @@ class Provider:
         adapter = self._adapter = self.config.adapter(program)
         self.pool = WorkerPool(self.name, partial(self._start_worker, adapter), self.config.pool, self._hub.starts)
         self.pool.open()
+        try:
+            await self._examine(adapter, program)
+        except Exception:  # one provider's trouble must not keep the others from serving
+            logger.exception("examining %s", self.name)
+
+    async def _examine(self, adapter: Adapter, program: Program) -> None:
         self.version = await adapter.version(program)
-        if await adapter.login_state(program) == "needs_login":
+        if (obstacle := await adapter.obstacle(program)) is not None:
+            self.note(obstacle)
+        elif await adapter.login_state(program) == "needs_login":
             self.note(NeedsLogin(f"{self.info.title} is not logged in", mend=self.info.mend_login))
 
     def find(self) -> Program | None:
@@ -149,6 +160,8 @@ class Provider:
 
     async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
         """Answer one turn with a worker of the pool. Raises ProviderError; may be closed at any event."""
+        if self._hub.is_closing:
+            raise ShuttingDown("the hub is shutting down")
         await self.open()
         if self.pool is None or self._adapter is None:
             raise NotInstalled(f"{self.info.title} is not installed", mend=self.info.mend_install)
@@ -178,7 +191,8 @@ class Provider:
         """Remember what the last turn or check showed of the provider's state."""
         if type(trouble) is not type(self._trouble):
             self.since = time.time()
-        self._trouble = trouble
+        # A copy: the error itself holds on to the frames of its turn, with what the caller wrote.
+        self._trouble = copy.copy(trouble)
         self._noted_at = time.monotonic()
 
 
@@ -190,6 +204,7 @@ class _Hub:
     workers_folder: Path
     environ: Mapping[str, str]
     starts: asyncio.Semaphore
+    is_closing: bool = False
 
 
 class Engine:
@@ -204,7 +219,10 @@ class Engine:
     ) -> None:
         self._hub = _Hub(data_folder, data_folder / "run" / "workers", environ, asyncio.Semaphore(max_starts))
         self.providers = {config.adapter.info.name: Provider(config, self._hub) for config in configs}
-        self.is_closing = False
+
+    @property
+    def is_closing(self) -> bool:
+        return self._hub.is_closing
 
     async def start(self) -> None:
         """Clear what a killed hub left behind, then find the programs and begin to warm up their pools."""
@@ -226,14 +244,15 @@ class Engine:
 
     async def close(self, *, grace_s: float) -> None:
         """Refuse new turns, give running ones `grace_s` seconds, then end every child process."""
-        self.is_closing = True
+        self._hub.is_closing = True
         await asyncio.gather(*(pool.close(grace_s=grace_s) for pool in self._pools()))
 
     def kill(self) -> None:
-        """End every child process at once."""
-        self.is_closing = True
+        """End every child process at once, and remove what they left."""
+        self._hub.is_closing = True
         for pool in self._pools():
             pool.kill()
+        shutil.rmtree(self._hub.workers_folder, ignore_errors=True)
 
     def _pools(self) -> list[WorkerPool]:
         return [provider.pool for provider in self.providers.values() if provider.pool is not None]

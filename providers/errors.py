@@ -7,6 +7,8 @@ owner of this hub can do about it. Messages never hold a prompt, a key or more t
 from __future__ import annotations
 
 EXCERPT_BYTES = 200
+# Shorter pieces of a key tell nothing, and are found in ordinary words.
+LEAST_SECRET_CHARS = 8
 
 
 def excerpt(raw: bytes | str) -> str:
@@ -30,7 +32,9 @@ class ProviderError(Exception):
     def redact(self, secrets: tuple[str, ...]) -> None:
         """Blot out secrets of the owner, should a CLI or its vendor have quoted one."""
         for secret in secrets:
-            self.message = self.message.replace(secret, "***")
+            # Longest first, down to pieces: an excerpt may have been cut in the middle of one.
+            for length in range(len(secret), min(len(secret), LEAST_SECRET_CHARS) - 1, -1):
+                self.message = self.message.replace(secret[:length], "***").replace(secret[-length:], "***")
         self.args = (self.message,)
 
 

@@ -8,6 +8,7 @@ exceed the ceiling and a cancelled caller can neither leak a worker nor shrink t
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 import time
@@ -305,7 +306,7 @@ class WorkerPool:
     def _dismiss_all(self, error: ProviderError) -> None:
         for waiter in self._queue:
             self._queue.remove(waiter)
-            waiter.seat.set_exception(error)
+            waiter.seat.set_exception(copy.copy(error))  # one each: a raised error collects its caller's frames
 
     # --- processes come and go -------------------------------------------------------------------------------------
 
@@ -353,9 +354,18 @@ class WorkerPool:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.limits.watch_s)
-            for worker, state in list(self._workers.items()):
-                self._inspect(worker, state)
-            self._settle()
+            try:
+                self._inspect_all()
+            except Exception:
+                logger.exception("watching the %s workers", self.name)
+
+    def _inspect_all(self) -> None:
+        for worker, state in list(self._workers.items()):
+            self._inspect(worker, state)
+        if 0 < self.limits.memory_bytes < sum(self._rss_bytes.values()):
+            for worker in sorted(self._idle(), key=lambda worker: self._rss_bytes.get(worker, 0))[-1:]:
+                self._retire(worker)
+        self._settle()
 
     def _inspect(self, worker: Worker, state: State) -> None:
         self._rss_bytes[worker] = rss = worker.rss_bytes
@@ -389,6 +399,8 @@ class WorkerPool:
         except TimeoutError:
             logger.warning("%s: %d turns did not end within %g s", self.name, self.count(State.BUSY), grace_s)
         await self._tasks.cancel()
+        for worker in self._workers:  # a turn that ends by losing its worker has nothing to give back
+            self._workers[worker] = State.RETIRING
         await asyncio.gather(*(worker.stop() for worker in list(self._workers)))
         self._workers.clear()
 

@@ -9,6 +9,8 @@ import signal
 import tempfile
 from collections.abc import Mapping
 
+from providers.process import parent_death_argv
+
 PROBE_TIMEOUT_S = 10.0
 
 
@@ -17,6 +19,7 @@ async def probe(argv: tuple[str, ...], env: Mapping[str, str], *, timeout_s: flo
     with tempfile.TemporaryDirectory() as folder:
         try:
             process = await asyncio.create_subprocess_exec(
+                *parent_death_argv(),
                 *argv,
                 env={**env, "TMPDIR": folder},
                 cwd=folder,

@@ -42,8 +42,8 @@ KILL_GRACE_S = 5.0
 class ProcessLimits:
     """Bounds of one process; None or 0 leaves a limit off.
 
-    `data_bytes` is a kernel backstop (RLIMIT_DATA, Linux only), never the working limit: Node and Bun need about
-    1 GB of it to start at all. `cpu_s` is processor time in seconds over the process' whole life.
+    `data_bytes` is a kernel backstop (RLIMIT_DATA, Linux only), never the working limit: it counts what a process
+    reserves, which is 5.5 GB for claude. `cpu_s` is processor time in seconds over the process' whole life.
     """
 
     max_line_bytes: int = 64 * 1024 * 1024
@@ -59,8 +59,18 @@ def parent_death_argv() -> tuple[str, ...]:
     if setpriv is None:
         return ()
     prefix = (setpriv, "--pdeathsig", "KILL", "--")
-    works = subprocess.run([*prefix, sys.executable, "--version"], capture_output=True, timeout=10)  # noqa: S603
+    try:
+        works = subprocess.run([*prefix, sys.executable, "--version"], capture_output=True, timeout=10)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
     return prefix if works.returncode == 0 else ()
+
+
+def lower_limit(pid: int, kind: int, limit: int) -> None:
+    """Set a kernel limit of a process, 0 for none. Only root may raise one, so a lower one is left as it is."""
+    _, hard = resource.prlimit(pid, kind)
+    if limit and (hard == resource.RLIM_INFINITY or limit < hard):
+        resource.prlimit(pid, kind, (limit, limit))
 
 
 def _require_program(path: str) -> None:
@@ -147,12 +157,11 @@ class Process:
     def _limit(self, limits: ProcessLimits) -> None:
         # After the start and from outside: code run between fork and exec may deadlock in a threaded hub.
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if limits.nice:
+            if limits.nice > os.getpriority(os.PRIO_PROCESS, self.pid):
                 os.setpriority(os.PRIO_PROCESS, self.pid, limits.nice)
-            if sys.platform == "linux" and limits.data_bytes:
-                resource.prlimit(self.pid, resource.RLIMIT_DATA, (limits.data_bytes, limits.data_bytes))
-            if sys.platform == "linux" and limits.cpu_s:
-                resource.prlimit(self.pid, resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
+            if sys.platform == "linux":
+                lower_limit(self.pid, resource.RLIMIT_DATA, limits.data_bytes)
+                lower_limit(self.pid, resource.RLIMIT_CPU, limits.cpu_s)
 
     @property
     def is_running(self) -> bool:

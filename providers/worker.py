@@ -96,7 +96,7 @@ class Worker:
         """Answer one turn within the deadlines. Raises ProviderError; may be closed at any event."""
         self.turns += 1
         ends_at = time.monotonic() + self._deadlines.turn_s
-        limit_s, what = self._deadlines.first_event_s, "the first event"
+        limit_s, what = self._deadlines.first_event_s, "the first event did not come"
         async with aclosing(self._driver.run(turn)) as events:
             count = 0
             while (event := await self._next(events, limit_s, what, ends_at)) is not None:
@@ -104,19 +104,19 @@ class Worker:
                 count += 1
                 if count % EVENTS_PER_BREATH == 0:
                     await asyncio.sleep(0)
-                limit_s, what = self._deadlines.silence_s, "the next event"
+                limit_s, what = self._deadlines.silence_s, "the next event did not come"
 
     async def _next(
         self, events: AsyncGenerator[Event, None], limit_s: float, what: str, ends_at: float
     ) -> Event | None:
-        left_s = ends_at - time.monotonic()
-        if left_s < limit_s:
-            limit_s, what = left_s, f"the end of the turn ({self._deadlines.turn_s:g} s)"
+        wait_s = min(limit_s, ends_at - time.monotonic())
+        if wait_s < limit_s:
+            limit_s, what = self._deadlines.turn_s, "the turn did not end"
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(wait_s):
                 return await anext(events, None)
         except TimeoutError as exc:
-            raise TimedOut(f"{what} did not come within {max(limit_s, 0):g} s") from exc
+            raise TimedOut(f"{what} within {limit_s:g} s") from exc
 
     async def reset(self) -> bool:
         """Empty the process for the next conversation; False if it has to be replaced. Never raises."""

@@ -69,4 +69,7 @@ def _headers(error: Exception, status: int) -> dict[str, str]:
     wait_s = getattr(error, "retry_after_s", None)
     if wait_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    if isinstance(error, engine.ProviderError):
+        # OpenAI's SDKs would repeat every 5xx; asking again does not log a CLI in.
+        headers["X-Should-Retry"] = "true" if error.retryable else "false"
     return headers

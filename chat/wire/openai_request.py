@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import BaseModel
+
 from chat.errors import BadRequest, Unsupported
 from chat.schemas import ChatCompletionRequest, ChatMessage, ContentPart
 from providers.events import Message, Sampling, Turn
@@ -44,8 +46,18 @@ def to_turn(body: ChatCompletionRequest) -> Turn:
 
 def ignored_parameters(body: ChatCompletionRequest, unsupported: tuple[str, ...]) -> list[str]:
     """What the request holds that has no effect; `unsupported` names sampling the provider can't pass on."""
-    extra = [name for name, value in (body.model_extra or {}).items() if value is not None]
-    return extra + [name for name in unsupported if getattr(body, name, None) is not None]
+    extra = _extras("", body)
+    if body.stream_options is not None:
+        extra += _extras("stream_options.", body.stream_options)
+    for message in body.messages:
+        extra += _extras("messages[].", message)
+        if isinstance(message.content, list):
+            extra += [name for part in message.content for name in _extras("messages[].content[].", part)]
+    return list(dict.fromkeys(extra)) + [name for name in unsupported if getattr(body, name, None) is not None]
+
+
+def _extras(where: str, part: BaseModel) -> list[str]:
+    return [where + name for name, value in (part.model_extra or {}).items() if value not in (None, [], {})]
 
 
 def _conversation(messages: list[ChatMessage]) -> tuple[Message, ...]:

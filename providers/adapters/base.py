@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from providers.errors import ProviderUnavailable
 from providers.events import Event, Turn
 from providers.process import Process
 
@@ -140,6 +141,11 @@ class Adapter(ABC):
     @abstractmethod
     async def version(cls, program: Program) -> str:
         """The program's version such as `2.1.330`, empty if it can't be told. Local and cheap."""
+
+    @classmethod
+    async def obstacle(cls, program: Program) -> ProviderUnavailable | None:
+        """What else keeps the program from being launched here, such as a missing runtime; None if nothing does."""
+        return None
 
     @classmethod
     @abstractmethod

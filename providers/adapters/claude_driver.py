@@ -147,6 +147,11 @@ class ClaudeDriver(Driver):
             raise ProtocolBroken(f"claude answered without its vendor: {excerpt(str(result.get('result')))}")
         return TurnFinished(reason, wire.read_usage(result.get("usage") or {}, cost_usd))
 
+    def _note_result(self, result: Json) -> None:
+        """A result nobody waits for: its cost must not show up in the next turn's."""
+        self._awaited_results -= 1
+        self._cost_since_last(result)
+
     def _cost_since_last(self, result: Json) -> float:
         total = float(result.get("total_cost_usd") or 0.0)
         before, self._cost_usd = self._cost_usd, total
@@ -163,8 +168,8 @@ class ClaudeDriver(Driver):
                 case {"type": "control_response", "response": {"request_id": str(answered)} as response}:
                     if answered == request_id:
                         return self._content_of(response, request)
-                case {"type": "result"}:
-                    self._awaited_results -= 1
+                case {"type": "result"} as result:
+                    self._note_result(result)
         return {}
 
     def _content_of(self, response: Json, request: Json) -> Json:
@@ -181,8 +186,7 @@ class ClaudeDriver(Driver):
         while self._awaited_results:
             match await self._next_line():
                 case {"type": "result"} as result:
-                    self._awaited_results -= 1
-                    self._cost_since_last(result)
+                    self._note_result(result)
 
     async def _next_line(self) -> Json:
         raw = await self._process.read_line()

@@ -16,7 +16,7 @@ import orjson
 from providers.adapters import gemini_files as files
 from providers.adapters.base import Adapter, AdapterInfo, Driver, Launch, LoginState, Program, WorkerFolder
 from providers.adapters.gemini_driver import GeminiDriver
-from providers.errors import ModelUnknown, NotInstalled, ParameterUnsupported, excerpt
+from providers.errors import ModelUnknown, NotInstalled, ParameterUnsupported, ProviderUnavailable, excerpt
 from providers.events import Turn
 from providers.probe import probe
 from providers.process import Process
@@ -29,6 +29,9 @@ FLAGS = ("--acp", "-e", "none")
 
 # The name becomes part of a URL and of a settings file in which `$` means a variable.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+LEAST_NODE = 20
+MEND_NODE = f"install Node.js {LEAST_NODE} or later"
 
 # The API's own limit.
 MAX_STOP_SEQUENCES = 5
@@ -102,6 +105,21 @@ class GeminiAdapter(Adapter):
         return (await probe((*_command(program.path), "--version"), env)).decode(errors="replace").strip()
 
     @classmethod
+    async def obstacle(cls, program: Program) -> ProviderUnavailable | None:
+        try:
+            node, *_ = _command(program.path)
+            _hook_tools()
+        except NotInstalled as error:
+            return error
+        if program.path.resolve().suffix != ".js":
+            return None
+        version = (await probe((node, "--version"), {"PATH": "/usr/bin:/bin"})).decode(errors="replace").strip()
+        major = version.removeprefix("v").partition(".")[0]
+        if major.isdigit() and int(major) < LEAST_NODE:
+            return NotInstalled(f"the gemini CLI needs node {LEAST_NODE}, this is {version}", mend=MEND_NODE)
+        return None
+
+    @classmethod
     async def login_state(cls, program: Program) -> LoginState:
         return "ready" if auth_type(program.env) else "needs_login"
 
@@ -144,9 +162,7 @@ def _command(program: Path) -> tuple[str, ...]:
         return (str(program),)
     node = shutil.which("node")
     if node is None:
-        raise NotInstalled(
-            "the gemini CLI needs node, and there is none on the PATH", mend="install Node.js 20 or later"
-        )
+        raise NotInstalled("the gemini CLI needs node, and there is none on the PATH", mend=MEND_NODE)
     return (node, f"--max-old-space-size={HEAP_MB}", str(script))
 
 

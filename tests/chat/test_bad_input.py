@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from chat.schemas import MAX_FIELDS, MAX_PARTS
 from tests.asking import CHAT, answer_of, ask, data_lines, error_of, streamed_text
 from tests.hub import ROOT, HubProcess, running_hub
 
@@ -204,9 +205,26 @@ def test_odd_names_of_unknown_fields_break_no_header(http: httpx.Client, name: s
 
 
 def test_many_unknown_fields_keep_the_header_short(http: httpx.Client) -> None:
-    response = http.post(CHAT, json=ask("Hi", **{f"field{n}" + "ü" * 200: n for n in range(1_000)}))
+    response = http.post(CHAT, json=ask("Hi", **{f"field{n}" + "ü" * 200: n for n in range(MAX_FIELDS - 10)}))
     assert answer_of(response) == "Hi"
     assert len(response.headers["X-Hub-Ignored"]) < 40_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [1] * 1_000_000}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * (MAX_PARTS // 2 + 1)}] * 2},
+        ask("Hi", **{f"field{n}": n for n in range(MAX_FIELDS)}),
+        {"messages": [1] * 1_000_000},
+    ],
+    ids=["no parts", "parts of all messages", "fields", "messages"],
+)
+def test_a_body_of_very_many_pieces_is_refused_before_they_are_read(http: httpx.Client, body: object) -> None:
+    """Validating each of them would hold up every other request for seconds, and take gigabytes for their faults."""
+    response = http.post(CHAT, json=body)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "invalid_value"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from chat import errors as chat
 from chat.wire.openai_errors import as_http
 from providers import errors as engine
 from providers import router
+from providers.install import InstallError
 from providers.registry import adapters_by_name
 
 REQUEST, SERVER = "invalid_request_error", "server_error"
@@ -53,7 +54,8 @@ def below(kind: type[Exception]) -> set[type[Exception]]:
 def test_every_error_of_the_rooms_has_an_expectation() -> None:
     """A new error class without a status would be answered as a bug of the hub."""
     adapters_by_name()  # imports them all
-    assert set(EXPECTED) == below(engine.ProviderError) | {chat.ChatError} | below(chat.ChatError)
+    doors = below(engine.ProviderError) - {InstallError}  # that one is a command's
+    assert set(EXPECTED) == doors | {chat.ChatError} | below(chat.ChatError)
 
 
 @pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: kind.__name__)
@@ -66,11 +68,17 @@ def test_error_has_its_status_type_and_code(kind: type[Exception]) -> None:
 
 @pytest.mark.parametrize(("wait_s", "shown"), [(0.0, "1"), (0.2, "1"), (2.0, "2"), (59.1, "60")])
 def test_known_wait_is_rounded_up_to_whole_seconds(wait_s: float, shown: str) -> None:
-    assert as_http(engine.RateLimited("no", retry_after_s=wait_s)).headers == {"Retry-After": shown}
+    assert as_http(engine.RateLimited("no", retry_after_s=wait_s)).headers["Retry-After"] == shown
 
 
 def test_unknown_wait_is_not_made_up() -> None:
-    assert as_http(engine.Overloaded("no")).headers == {}
+    assert "Retry-After" not in as_http(engine.Overloaded("no")).headers
+
+
+def test_sdks_are_told_whether_asking_again_can_help() -> None:
+    """OpenAI's SDKs repeat every 5xx twice unless this header says no."""
+    assert as_http(engine.Overloaded("no")).headers["X-Should-Retry"] == "true"
+    assert as_http(engine.NeedsLogin("no")).headers["X-Should-Retry"] == "false"
 
 
 def test_missing_key_says_how_to_send_one() -> None:

@@ -75,6 +75,17 @@ def test_ignored_list_names_unknown_fields_and_what_the_provider_cannot_pass_on(
     assert ignored_parameters(body, ("temperature", "top_p")) == ["seed", "user", "temperature"]
 
 
+def test_ignored_list_names_fields_at_any_depth_once() -> None:
+    part = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    said = {"role": "user", "name": "bob", "content": [part, part]}
+    body = read(messages=[said, said], stream_options={"include_usage": True, "include_obfuscation": False})
+    assert ignored_parameters(body, ()) == [
+        "stream_options.include_obfuscation",
+        "messages[].name",
+        "messages[].content[].cache_control",
+    ]
+
+
 @pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "input_audio"}])
 def test_part_that_is_no_text_is_refused_with_its_place(part: dict[str, Any]) -> None:
     message = {"role": "user", "content": [{"type": "text", "text": "Look:"}, part]}

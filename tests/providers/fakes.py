@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +87,7 @@ class FakeWorker(Worker):
         self.may_stop = asyncio.Event()
         self.may_reset.set()
         self.may_stop.set()
+        self.on_stop: Callable[[], Awaitable[None]] | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -108,6 +109,8 @@ class FakeWorker(Worker):
     async def stop(self) -> None:
         try:
             await self.may_stop.wait()
+            if self.on_stop is not None:
+                await self.on_stop()
         finally:
             self.lives = False
             self.is_stopped = True

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -26,6 +27,7 @@ from providers.errors import (
     NotInstalled,
     ProtocolBroken,
     ProviderError,
+    ProviderUnavailable,
     ProviderUnknown,
     ShuttingDown,
     TimedOut,
@@ -139,6 +141,51 @@ async def running(
         await hub.engine.close(grace_s=0)
     assert hub.workers == []
     assert not hub.processes
+
+
+async def test_a_provider_that_can_not_be_examined_keeps_no_other_from_serving(tmp_path: Path) -> None:
+    class Broken(EchoAdapter):
+        info = replace(EchoAdapter.info, name="broken")
+
+        @classmethod
+        async def version(cls, program: Program) -> str:
+            raise RuntimeError("a bug of this adapter")
+
+    class Obstructed(EchoAdapter):
+        info = replace(EchoAdapter.info, name="obstructed")
+
+        @classmethod
+        async def obstacle(cls, program: Program) -> ProviderUnavailable | None:
+            return NotInstalled("it needs node", mend="install Node.js")
+
+    configs = [ProviderConfig(adapter, pool=POOL) for adapter in (Broken, Obstructed, EchoAdapter)]
+    engine = Engine(configs, data_folder=tmp_path, environ={}, max_starts=4)
+    await engine.start()
+    try:
+        events = [event async for event in engine.provider("echo").run(ask("x"))]
+        assert TextDelta("x") in events
+        obstructed = engine.provider("obstructed")
+        assert (obstructed.state, obstructed.mend) == ("not_installed", "install Node.js")
+    finally:
+        await engine.close(grace_s=0)
+
+
+async def test_a_closing_engine_opens_no_provider_that_is_installed_meanwhile(tmp_path: Path) -> None:
+    async with running(tmp_path, NeedsProgram) as hub:
+        await hub.engine.close(grace_s=0)
+        hub.provider.config = replace(hub.provider.config, binary=sys.executable)
+        await hub.engine.find_programs()
+        assert hub.provider.pool is None
+        with pytest.raises(ShuttingDown):
+            await hub.events("x")
+
+
+@pytest.mark.parametrize("secret", ["s3cret", "sk-ant-api03-" + "Q" * 40])
+def test_pieces_of_a_secret_are_blotted_out_too(secret: str) -> None:
+    """An excerpt may have cut one in its middle, at either end."""
+    error = ProviderError(f"tail {secret[-20:]} of {secret}, key {secret[:20]}")
+    error.redact((secret,))
+    assert str(error) == error.message == "tail *** of ***, key ***"
 
 
 # --- turns -----------------------------------------------------------------------------------------------------------

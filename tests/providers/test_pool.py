@@ -894,6 +894,7 @@ async def test_a_turn_that_runs_beyond_the_grace_loses_its_worker(starter: Start
     async with opened(starter) as pool:
         holder = Holder(pool)
         worker = await holder.seated()
+        worker.on_stop = holder.leave  # as in life: losing its worker ends the turn while the pool is closing
         await pool.close(grace_s=0.01)
         assert worker.is_stopped
         await holder.leave()

@@ -20,7 +20,7 @@ import pytest
 from providers import process as process_module
 from providers.errors import ProtocolBroken, WorkerCrashed
 from providers.lines import HIGH_WATER_BYTES
-from providers.process import STDERR_TAIL_BYTES, Process, ProcessLimits, parent_death_argv
+from providers.process import STDERR_TAIL_BYTES, Process, ProcessLimits, lower_limit, parent_death_argv
 from tests.providers.fakes import BOUND_S, is_gone, python, until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -373,6 +373,19 @@ async def test_a_willing_child_ends_by_itself_when_its_input_closes(start: Start
     await read(process)
     await stop_within(process, 0)
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+async def test_limits_are_lowered_and_never_raised(start: Start) -> None:
+    """A limit of the hub's own shell may be lower; raising it takes root, and the workers would not start."""
+    kind, own = resource.RLIMIT_CPU, resource.getrlimit(resource.RLIMIT_CPU)
+    strict = await start(limits=ProcessLimits(cpu_s=100, nice=1))
+    assert resource.prlimit(strict.pid, kind)[1] == 100
+    lowered = await start()
+    resource.prlimit(lowered.pid, kind, (50, 50))
+    lower_limit(lowered.pid, kind, 100)
+    assert resource.prlimit(lowered.pid, kind)[1] == 50
+    assert resource.getrlimit(kind) == own
 
 
 async def test_a_child_that_ignores_its_input_is_asked_to_end(start: Start) -> None:

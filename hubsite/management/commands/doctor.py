@@ -29,6 +29,9 @@ class Command(BaseCommand):
         if program is None:
             self._say(provider.name, "not installed", info.mend_install)
             return False
+        if (obstacle := await provider.config.adapter.obstacle(program)) is not None:
+            self._say(provider.name, obstacle.message, obstacle.mend)
+            return False
         version = await provider.config.adapter.version(program) or "unknown"
         login = await provider.config.adapter.login_state(program)
         tested = f", tested with {info.tested_version}" if info.tested_version not in ("", version) else ""

@@ -16,7 +16,7 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (nothing is bo
 
 
 class Command(BaseCommand):
-    help = "Run the hub: prepare the data folder, start the providers, serve HTTP and WebSocket until a signal."
+    help = "Run the hub: prepare the data folder, start the providers, serve until a signal."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--bind", default="127.0.0.1:8000", help="address:port to listen on (port 0 picks one)")
