@@ -79,7 +79,8 @@ class ReasoningDelta:
 class Usage:
     """The CLI's own numbers. `input_tokens` counts the whole prompt, the cached part included.
 
-    `cost_usd` is None where the CLI does not tell it.
+    As an event: what the turn has used so far, for whoever has to book one that is cut short; TurnFinished carries
+    the final figures. `cost_usd` is None where the CLI does not tell it.
     """
 
     input_tokens: int
@@ -107,4 +108,4 @@ class TurnFinished:
     usage: Usage | None
 
 
-Event = TurnStarted | TextDelta | ReasoningDelta | LimitNotice | TurnFinished
+Event = TurnStarted | TextDelta | ReasoningDelta | Usage | LimitNotice | TurnFinished

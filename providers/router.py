@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from providers.engine import Engine, Provider
+from providers.engine import Engine
 from providers.errors import ModelUnknown, ProviderUnavailable
+from providers.provider import Provider
 
 AUTO = "auto"
 
@@ -22,8 +24,10 @@ class Route:
     model: str | None
 
 
-def choose(engine: Engine, *, provider: str = "", model: str = "") -> Route:
-    """Decide by what the caller named; empty or `auto` leaves the choice.
+def choose(
+    engine: Engine, *, provider: str = "", model: str = "", may_use: Callable[[str], bool] = lambda name: True
+) -> Route:
+    """Decide by what the caller named; empty or `auto` leaves the choice among the providers it may use.
 
     Raises ProviderUnknown, ModelUnknown, or NoProviderReady when nothing was named and nothing is usable.
     """
@@ -35,7 +39,7 @@ def choose(engine: Engine, *, provider: str = "", model: str = "") -> Route:
     if provider not in ("", AUTO):
         return _with_model(engine.provider(provider), model)
     if model in ("", AUTO):
-        return Route(_first_ready(engine), None)
+        return Route(_first_ready(engine, may_use), None)
     if model in engine.providers:
         return Route(engine.provider(model), None)
     return _with_model(_owner_of(engine, model), model)
@@ -68,11 +72,11 @@ def _owner_of(engine: Engine, model: str) -> Provider:
     raise ModelUnknown(f"no provider has a model {model[:80]!r}; GET /v1/models lists what there is")
 
 
-def _first_ready(engine: Engine) -> Provider:
-    candidates = [provider for provider in engine.providers.values() if not provider.info.by_name_only]
+def _first_ready(engine: Engine, may_use: Callable[[str], bool]) -> Provider:
+    candidates = [it for it in engine.providers.values() if not it.info.by_name_only and may_use(it.name)]
     usable = [provider for provider in candidates if provider.may_be_tried]
     if usable:
         return min(usable, key=lambda provider: provider.state != "ready")
     states = "; ".join(f"{it.name}: {it.state.replace('_', ' ')} ({it.mend})" for it in candidates)
-    message = f"no provider is ready: {states or 'none is enabled'}"
+    message = f"no provider is ready: {states or 'none is enabled for this key'}"
     raise NoProviderReady(message)

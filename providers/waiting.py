@@ -13,11 +13,12 @@ W = TypeVar("W")
 
 
 class Waiter(Generic[W]):
-    """One turn in the queue; `seat` becomes the worker it was given."""
+    """One turn in the queue, with the digest of its history; `seat` becomes the worker it was given."""
 
-    def __init__(self, caller: str, binding: Hashable) -> None:
+    def __init__(self, caller: str, binding: Hashable, history: bytes | None = None) -> None:
         self.caller = caller
         self.binding = binding
+        self.history = history
         self.since = time.monotonic()
         self.seat: asyncio.Future[W] = asyncio.get_running_loop().create_future()
 

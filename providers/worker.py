@@ -89,6 +89,11 @@ class Worker:
         return self._process.is_running
 
     @property
+    def memory(self) -> bytes | None:
+        """The digest of the conversation it could go on with, between turns."""
+        return self._driver.remembers()
+
+    @property
     def rss_bytes(self) -> int:
         return tree_rss_bytes(self.pid)
 
@@ -97,14 +102,17 @@ class Worker:
         self.turns += 1
         ends_at = time.monotonic() + self._deadlines.turn_s
         limit_s, what = self._deadlines.first_event_s, "the first event did not come"
-        async with aclosing(self._driver.run(turn)) as events:
-            count = 0
-            while (event := await self._next(events, limit_s, what, ends_at)) is not None:
-                yield event
-                count += 1
-                if count % EVENTS_PER_BREATH == 0:
-                    await asyncio.sleep(0)
-                limit_s, what = self._deadlines.silence_s, "the next event did not come"
+        try:
+            async with aclosing(self._driver.run(turn)) as events:
+                count = 0
+                while (event := await self._next(events, limit_s, what, ends_at)) is not None:
+                    yield event
+                    count += 1
+                    if count % EVENTS_PER_BREATH == 0:
+                        await asyncio.sleep(0)
+                    limit_s, what = self._deadlines.silence_s, "the next event did not come"
+        finally:
+            self.idle_since = time.monotonic()
 
     async def _next(
         self, events: AsyncGenerator[Event, None], limit_s: float, what: str, ends_at: float

@@ -28,7 +28,8 @@ class AdapterInfo:
     environment to the child, `secret_env` those of them that must never be shown. Models are listed as the caller
     may write them; `model_prefixes` claim further vendor ids. `by_name_only` keeps a provider out of `auto`.
     `unsupported_sampling` names the fields of Sampling the CLI has no way to pass on. `floor` and `ceiling` are the
-    defaults for how many workers are kept warm, and for how many there may be where memory allows.
+    defaults for how many workers are kept warm, and for how many there may be where memory allows. `can_keep` tells
+    that a process can hold a conversation for its next turn, `reports_cost` that the CLI tells what a turn cost.
     """
 
     name: str
@@ -47,6 +48,8 @@ class AdapterInfo:
     unsupported_sampling: tuple[str, ...] = ()
     floor: int = 1
     ceiling: int = 4
+    can_keep: bool = False
+    reports_cost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +108,20 @@ class Driver(ABC):
         """
         raise NotImplementedError
 
+    def remembers(self) -> bytes | None:
+        """The digest of the conversation the process holds, its last answer included; None if it can't go on.
+
+        Asked between turns. The conversation's next turn may then be run without a `reset` before it: the driver
+        recognises its history and sends only the last message.
+        """
+        return None
+
     @abstractmethod
     async def reset(self) -> bool:
         """Stop what is going on and empty the process for the next conversation of the same binding.
 
-        Called after every turn, whatever its end; must never raise ProviderError. The caller bounds the wait.
+        Called before any turn but the next of a conversation that is remembered; must never raise ProviderError. The
+        caller bounds the wait.
         False: the process is not provably clean, replace it.
         """
 

@@ -60,6 +60,8 @@ class ClaudeAdapter(Adapter):
         tested_version="2.1.330",
         default_model="sonnet",
         ceiling=8,
+        can_keep=True,
+        reports_cost=True,
         models=("sonnet", "opus", "haiku", "fable"),
         installed=("node_modules/@anthropic-ai/claude-code-*/claude", "claude_agent_sdk/_bundled/claude"),
         model_prefixes=("claude-",),

@@ -1,4 +1,4 @@
-"""One claude process: a conversation at a time, emptied by rewinding it.
+"""One claude process: a conversation at a time, continued turn by turn or emptied by rewinding it.
 
 The system prompt is set once, by `initialize`; everything else anew for each turn. `rewind_conversation` is the CLI's
 own but undocumented message, so it is probed at every start, and a process that does not answer to it exactly as
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ from providers.events import (
     TurnFinished,
     TurnStarted,
 )
+from providers.history_digest import extended, history_digest
 from providers.process import Process
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,24 @@ logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 INTERRUPT: Json = {"subtype": "interrupt"}
+
+# A step back takes 0.5 to 1 ms; beyond this many, a new process costs no more.
+MOST_STEPS_BACK = 500
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What has come of an answer so far. `requests` counts those the CLI has made for it."""
+
+    has_started: bool = False
+    requests: int = 0
+    texts: list[str] = field(default_factory=list)
+    reason: FinishReason | None = None
+    limit: LimitNotice | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
 
 
 class ClaudeDriver(Driver):
@@ -48,6 +68,8 @@ class ClaudeDriver(Driver):
         self._requests = 0
         self._system: str | None = None
         self._user_uuids: list[str] = []
+        self._has_opening = False  # the assistant spoke first: no line of the user's to step back to before that
+        self._memory: bytes | None = None
         self._awaited_results = 0
         self._cost_usd = 0.0
 
@@ -61,20 +83,28 @@ class ClaudeDriver(Driver):
                 logger.warning("this claude can't rewind, its processes are replaced after each turn")
 
     async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
+        history = history_digest(turn)
+        is_continued = self._recall(history)
         await self._set_up(turn)
-        for message in turn.messages[:-1]:
+        for message in turn.messages[:-1] if not is_continued else ():
             await self._replay(message)
         await self._say(turn.messages[-1], is_question=True)
-        async with aclosing(self._answer()) as events:
+        async with aclosing(self._answer(extended(history, turn.messages[-1]))) as events:
             async for event in events:
                 yield event
 
+    def remembers(self) -> bytes | None:
+        return self._memory
+
     async def reset(self) -> bool:
+        self._memory = None
         if not self._may_reuse:
             return False
         if self._awaited_results:
             await self._control(INTERRUPT)
             await self._settle()
+        if self._has_opening or len(self._user_uuids) > MOST_STEPS_BACK:
+            return False
         # Null after the last step: nothing precedes the first line, so the conversation is empty.
         answer: Json = {"precedingAssistantUuid": None}
         while self._user_uuids:
@@ -84,6 +114,15 @@ class ClaudeDriver(Driver):
         return answer.get("precedingAssistantUuid", "unknown") is None
 
     # --- before the answer -----------------------------------------------------------------------------------------
+
+    def _recall(self, history: bytes) -> bool:
+        """Whether the process holds that very history. From here on it holds nothing that could be continued."""
+        held, self._memory = self._memory, None
+        if not self._user_uuids and not self._has_opening:
+            return False
+        if held != history:
+            raise ProtocolBroken("this claude process holds another conversation")
+        return True
 
     async def _set_up(self, turn: Turn) -> None:
         if self._system is None:
@@ -95,6 +134,7 @@ class ClaudeDriver(Driver):
 
     async def _replay(self, message: Message) -> None:
         if message.role == "assistant":
+            self._has_opening = self._has_opening or not self._user_uuids
             await self._process.send(wire.assistant_line(message))
             return
         await self._say(message, is_question=False)
@@ -109,43 +149,56 @@ class ClaudeDriver(Driver):
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
-    async def _answer(self) -> AsyncGenerator[Event, None]:
-        has_started = has_text = False
-        reason: FinishReason | None = None
-        limit: LimitNotice | None = None
+    async def _answer(self, asked: bytes) -> AsyncGenerator[Event, None]:
+        """The events of the answer to a conversation with that digest."""
+        answer = _Answer()
         while True:
             line = await self._next_line()
             match line:
                 case {"type": "stream_event", "event": dict(event)}:
-                    if reason is not None:
-                        continue  # what the CLI asks by itself after the answer, until the interrupt reaches it
-                    for found in _read_event(event, has_started):
-                        if isinstance(found, TurnStarted):
-                            has_started = True
-                            await self._control(wire.NO_SECOND_REQUEST, wait=False)
-                        has_text = has_text or isinstance(found, TextDelta)
+                    for found in await self._hear(event, answer):
                         yield found
-                    reason = _stop_reason(event)
-                    # After max_tokens, or an answer without a word, it would ask the vendor for more.
-                    if reason == "length" or (reason == "stop" and not has_text):
-                        await self._control(INTERRUPT, wait=False)
                 case {"type": "rate_limit_event", "rate_limit_info": dict(info)}:
-                    yield (limit := wire.read_limit(info))
+                    answer.limit = wire.read_limit(info)
+                    yield answer.limit
                 case {"type": "result"}:
                     self._awaited_results -= 1
-                    yield self._finish(line, reason, limit, has_started)
+                    finished = self._finish(line, answer)
+                    self._memory = self._learn(asked, answer, line)
+                    yield finished
                     return
 
-    def _finish(
-        self, result: Json, reason: FinishReason | None, limit: LimitNotice | None, has_started: bool
-    ) -> TurnFinished:
+    async def _hear(self, event: Json, answer: _Answer) -> list[Event]:
+        answer.requests += event.get("type") == "message_start"
+        if answer.reason is not None:
+            return []  # what the CLI asks by itself after the answer, until the interrupt reaches it
+        found = _read_event(event, answer.has_started)
+        if found and not answer.has_started and isinstance(found[0], TurnStarted):
+            answer.has_started = True
+            await self._control(wire.NO_SECOND_REQUEST, wait=False)
+        answer.texts += [it.text for it in found if isinstance(it, TextDelta)]
+        answer.reason = _stop_reason(event)
+        # After max_tokens, or an answer without a word, it would ask the vendor for more.
+        if answer.reason == "length" or (answer.reason == "stop" and not answer.texts):
+            await self._control(INTERRUPT, wait=False)
+        return found
+
+    def _finish(self, result: Json, answer: _Answer) -> TurnFinished:
         cost_usd = self._cost_since_last(result)
         # Ended by an interrupt or refused by the vendor, an answer that did come to its end is an error to the CLI.
-        if result.get("is_error") and reason is None:
-            raise wire.failure(result, limit, self._mend_login)
-        if not has_started or reason is None:
+        if result.get("is_error") and answer.reason is None:
+            raise wire.failure(result, answer.limit, self._mend_login)
+        if not answer.has_started or answer.reason is None:
             raise ProtocolBroken(f"claude answered without its vendor: {excerpt(str(result.get('result')))}")
-        return TurnFinished(reason, wire.read_usage(result.get("usage") or {}, cost_usd))
+        return TurnFinished(answer.reason, wire.read_usage(result.get("usage") or {}, cost_usd))
+
+    def _learn(self, asked: bytes, answer: _Answer, result: Json) -> bytes | None:
+        """The digest of what the process holds now, if it is what the caller will send as the history next time."""
+        is_whole = answer.reason == "stop" and answer.requests == 1 and not result.get("is_error")
+        # The CLI drops an answer of nothing but white space.
+        if not self._may_reuse or not is_whole or not answer.text.strip():
+            return None
+        return extended(asked, Message("assistant", (answer.text,)))
 
     def _note_result(self, result: Json) -> None:
         """A result nobody waits for: its cost must not show up in the next turn's."""
@@ -204,8 +257,8 @@ class ClaudeDriver(Driver):
 def _read_event(event: Json, has_started: bool) -> list[Event]:
     """The events of one of the vendor's own stream events, which the CLI passes on unchanged."""
     match event:
-        case {"type": "message_start", "message": {"model": str(model)}} if not has_started:
-            return [TurnStarted(model)]
+        case {"type": "message_start", "message": {"model": str(model)} as message} if not has_started:
+            return [TurnStarted(model), wire.read_usage(message.get("usage") or {}, None)]
         case {"delta": {"type": "text_delta", "text": str(text)}}:
             return [TextDelta(text)]
         case {"delta": {"type": "thinking_delta", "thinking": str(text)}}:

@@ -93,7 +93,10 @@ def flag_settings(model: str, sampling: Sampling) -> Json:
 
 
 def read_usage(usage: Json, cost_usd: float | None) -> Usage:
-    """The usage of a `result` line. Anthropic counts cached tokens apart from input_tokens, the hub among them."""
+    """The usage of a `result` line or of the vendor's own events.
+
+    Anthropic counts cached tokens apart from input_tokens, the hub among them.
+    """
     cached = int(usage.get("cache_read_input_tokens") or 0)
     written = int(usage.get("cache_creation_input_tokens") or 0)
     details = usage.get("output_tokens_details") or {}

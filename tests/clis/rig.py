@@ -14,10 +14,11 @@ import psutil
 
 from providers.adapters.base import Adapter
 from providers.clis import pins
-from providers.engine import Engine, Provider, ProviderConfig
+from providers.engine import Engine
 from providers.errors import ProviderError
-from providers.events import Event, Message, ReasoningDelta, Sampling, TextDelta, Turn, TurnFinished, TurnStarted
-from providers.pool import PoolLimits
+from providers.events import Event, Message, ReasoningDelta, Sampling, TextDelta, Turn, TurnFinished, TurnStarted, Usage
+from providers.planning import PoolLimits
+from providers.provider import Provider, ProviderConfig
 from providers.registry import adapters_by_name
 from providers.worker import Deadlines
 from tests.clis.dialects import DIALECTS, Dialect, Upstream
@@ -42,7 +43,7 @@ HUB_SECRETS = {
     "LD_LIBRARY_PATH": "/hub-secret-lib",
 }
 # One process, started when it is needed: every turn of a binding goes to the same one.
-ONE_WORKER = PoolLimits(floor=0, ceiling=1, turns=100_000, watch_s=0.2)
+ONE_WORKER = PoolLimits(floor=0, ceiling=1, kept=1, turns=100_000, watch_s=0.2)
 
 
 def user(*blocks: str) -> Message:
@@ -151,6 +152,13 @@ class Rig:
         """What comes within the time a turn may take."""
         async with asyncio.timeout(TURN_S):
             return await awaited
+
+    async def first_word(self, answer: AsyncIterator[Event]) -> TextDelta:
+        """What an answer begins with, after its start."""
+        assert isinstance(await self.soon(anext(answer)), TurnStarted)
+        while not isinstance(event := await self.soon(anext(answer)), TextDelta):
+            assert isinstance(event, Usage)
+        return event
 
     async def run(self, turn: Turn, script: Script | None = None, *, keep_record: bool = False) -> Answer:
         if not keep_record:

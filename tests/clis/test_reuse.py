@@ -9,8 +9,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from providers.errors import RateLimited
-from providers.pool import PoolLimits
+from providers.adapters.claude_driver import ClaudeDriver
+from providers.errors import RateLimited, WorkerCrashed
+from providers.planning import PoolLimits
 from tests.clis.rig import REAL, Rig, assistant, open_rig, user
 from tests.vendor_api import Script
 
@@ -107,6 +108,26 @@ async def test_failed_and_cancelled_turns_leave_nothing_to_the_next_in_the_same_
     assert rig.pids() == {pid}
 
 
+async def test_words_the_assistant_began_with_reach_nobody_when_the_turn_is_given_up_after_them(
+    claude: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no line of the user's before them that a process could be rewound to."""
+    said = asyncio.Event()
+
+    async def hang(*args: object, **options: object) -> None:
+        said.set()
+        await asyncio.Event().wait()
+
+    await claude.pid()
+    with monkeypatch.context() as patch:
+        patch.setattr(ClaudeDriver, "_say", hang)
+        given_up = asyncio.create_task(claude.run(claude.turn(assistant("the secret"), user("hello"))))
+        await claude.soon(said.wait())
+        given_up.cancel()
+        await asyncio.wait({given_up}, timeout=5)
+    assert claude.upstream(await claude.ask(user("hello"))).messages == (user("hello"),)
+
+
 @pytest.mark.parametrize("end", ["killed", "stopped"])
 async def test_a_process_that_dies_between_two_turns_is_replaced_unnoticed(rig: Rig, end: str) -> None:
     process = psutil.Process(await rig.pid())
@@ -121,13 +142,13 @@ async def test_a_process_that_dies_between_two_turns_is_replaced_unnoticed(rig: 
 async def test_a_process_killed_within_a_turn_fails_that_turn_alone(rig: Rig) -> None:
     process = psutil.Process(await rig.pid())
     await rig.settled()
-    rig.vendor.clear()
-    asked = asyncio.create_task(rig.run(rig.turn(user("hello")), Script(chunks=9, delay_s=0.2)))
-    await rig.vendor.wait_for(1)
+    rig.vendor.script = Script(chunks=9, delay_s=0.2)
+    answer = rig.provider.run(rig.turn(user("hello")))
+    await rig.first_word(answer)
     process.kill()
-    answer = await rig.soon(asked)
-    assert answer.error is not None
-    assert answer.error.code == "worker_crashed"
+    with pytest.raises(WorkerCrashed):
+        async for _ in answer:
+            pass
     assert rig.upstream(await rig.ask(user("again"))).messages == (user("again"),)
 
 

@@ -18,7 +18,8 @@ from providers.adapters.base import Launch, Program, WorkerFolder
 from providers.adapters.echo import EchoAdapter
 from providers.errors import ProviderError
 from providers.events import Message, Sampling, TextDelta, Turn
-from providers.pool import Lease, PoolLimits, WorkerPool
+from providers.planning import PoolLimits
+from providers.pool import Lease, WorkerPool
 from providers.process import ProcessLimits
 from providers.worker import Deadlines, Worker
 
@@ -76,6 +77,7 @@ class FakeWorker(Worker):
         self.turns = 0
         self.started_at = self.idle_since = now
         self.lives = True
+        self.holds: bytes | None = None
         self.rss = 0
         self.looks = 0
         self.resets_clean = True
@@ -94,6 +96,10 @@ class FakeWorker(Worker):
         return self.lives
 
     @property
+    def memory(self) -> bytes | None:
+        return self.holds
+
+    @property
     def rss_bytes(self) -> int:
         self.looks += 1
         return self.rss
@@ -103,6 +109,7 @@ class FakeWorker(Worker):
         self.resets += 1
         if self.reset_error is not None:
             raise self.reset_error
+        self.holds = None
         self.idle_since = time.monotonic()
         return self.resets_clean and self.lives
 
@@ -172,18 +179,37 @@ async def opened(starter: Starter, *, starts: int = 16, **limits: Any) -> AsyncI
 
 
 class Holder:
-    """A caller that takes a lease in a task of its own and holds it until told to leave."""
+    """A caller that takes a lease in a task of its own and holds it until told to leave.
 
-    def __init__(self, pool: WorkerPool, caller: str = "alice", *, binding: Hashable = "alice") -> None:
+    Its turn goes on from `history`; one that ends well leaves the worker with `learns`.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        caller: str = "alice",
+        *,
+        binding: Hashable = "alice",
+        history: bytes | None = None,
+        learns: bytes | None = None,
+    ) -> None:
         self.caller = caller
         self.lease: Lease | None = None
+        self.start = ""
+        self._history = history
+        self._learns = learns
         self._may_leave = asyncio.Event()
         self.task = asyncio.create_task(self._hold(pool, caller, binding), name=f"caller {caller}")
 
     async def _hold(self, pool: WorkerPool, caller: str, binding: Hashable) -> None:
-        async with pool.lease(caller=caller, binding=binding) as self.lease:
+        async with pool.lease(caller=caller, binding=binding, history=self._history) as self.lease:
+            self.start, worker = self.lease.start, self.worker
+            assert worker.holds in (None, self._history)
+            worker.holds = None
             await self._may_leave.wait()
-            self.lease.worker.turns += 1
+            worker.turns += 1
+            worker.idle_since = time.monotonic()
+            worker.holds = self._learns
 
     async def seated(self) -> FakeWorker:
         """Wait for the lease; raises what the pool refused it with."""
@@ -220,9 +246,16 @@ class Holder:
         return error
 
 
-async def take_turn(pool: WorkerPool, caller: str = "alice", *, binding: Hashable = "alice") -> FakeWorker:
+async def take_turn(
+    pool: WorkerPool,
+    caller: str = "alice",
+    *,
+    binding: Hashable = "alice",
+    history: bytes | None = None,
+    learns: bytes | None = None,
+) -> FakeWorker:
     """One whole turn; returns the worker that had it, given back and tidied."""
-    holder = Holder(pool, caller, binding=binding)
+    holder = Holder(pool, caller, binding=binding, history=history, learns=learns)
     worker = await holder.seated()
     await holder.leave()
     return worker

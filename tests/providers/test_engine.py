@@ -19,7 +19,7 @@ import pytest
 
 from providers.adapters.base import LoginState, Program
 from providers.adapters.echo import EchoAdapter
-from providers.engine import Engine, Provider, ProviderConfig
+from providers.engine import Engine
 from providers.errors import (
     Busy,
     CrashLoop,
@@ -34,10 +34,14 @@ from providers.errors import (
     TurnRefused,
     UnsupportedAccount,
     WorkerCrashed,
+    WorkerFailed,
 )
 from providers.events import Event, TextDelta, Turn, TurnStarted
-from providers.pool import PoolLimits, State, WorkerPool
+from providers.planning import PoolLimits
+from providers.pool import WorkerPool
 from providers.process import ProcessLimits
+from providers.provider import Provider, ProviderConfig
+from providers.roster import State
 from providers.worker import Deadlines
 from providers.workspace import make_folder, remember_process
 from tests.providers.fakes import BOUND_S, PATIENT, SHORT, ask, entries, is_gone, python, scripted, until
@@ -66,7 +70,7 @@ while True:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("providers.breaker.FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr("providers.pool.REFILL_DELAY_S", 0.01)
+    monkeypatch.setattr("providers.planning.REFILL_DELAY_S", 0.01)
 
 
 def child_pids() -> set[int]:
@@ -320,7 +324,7 @@ async def test_a_worker_killed_while_idle_is_replaced_and_no_caller_notices(tmp_
         await until(lambda: hub.in_state(State.IDLE))
         (victim,) = hub.processes
         os.kill(victim, signal.SIGKILL)
-        await until(lambda: not any(worker.is_alive for worker in hub.pool._workers))
+        await until(lambda: not any(worker.is_alive for worker in hub.pool.roster))
         assert await hub.answer("x") == "x"
         await hub.settled()
         for pid in hub.processes:
@@ -328,6 +332,40 @@ async def test_a_worker_killed_while_idle_is_replaced_and_no_caller_notices(tmp_
             await until(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
         await until(lambda: hub.in_state(State.IDLE) == 1 and victim not in hub.processes)
         await hub.settled()
+
+
+async def test_a_worker_that_dies_the_moment_it_is_lent_costs_the_caller_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as hub:
+        for _ in range(3):
+            await until(lambda: hub.in_state(State.IDLE))
+            for pid in hub.processes:
+                os.kill(pid, signal.SIGKILL)
+            assert await hub.answer("x") == "x"  # nobody has seen the death yet
+        await hub.settled()
+
+
+@pytest.mark.parametrize(
+    ("script", "floor", "asked"),
+    [
+        (READY + "{note}; sys.exit(1)", 3, 2),
+        (READY + "{note}; sys.exit(1)", 0, 1),
+        (READY + "{note}; say(start=True); sys.exit(1)", 3, 1),
+        (READY + "{note}; print('garbage', flush=True); hear()", 3, 1),
+        (READY + "{note}; hear()", 3, 1),
+    ],
+    ids=["one more try", "a process started for it", "begun", "garbage", "deaf"],
+)
+async def test_only_a_worker_that_had_been_idle_and_died_before_its_first_event_is_replaced_within_the_turn(
+    tmp_path: Path, script: str, floor: int, asked: int
+) -> None:
+    notes = tmp_path / "asked"
+    note = f"hear(); print('asked', file=open({str(notes)!r}, 'a'), flush=True)"
+    adapter = scripted(script.format(note=note))
+    async with running(tmp_path, adapter, pool=replace(POOL, floor=floor, ceiling=4), deadlines=SHORT) as hub:
+        await until(lambda: hub.in_state(State.IDLE) == floor)
+        with pytest.raises(WorkerFailed):
+            await hub.events("x")
+        assert notes.read_text().split() == ["asked"] * asked
 
 
 async def test_a_process_that_ends_while_a_long_question_is_sent_is_a_typed_error(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from providers.breaker import FAILURES_TO_OPEN
 from providers.errors import Busy, CrashLoop, NotInstalled, ProviderError, ShuttingDown, WorkerCrashed, WorkerFailed
-from providers.pool import MAKE_ROOM_AFTER_S, PATIENCE_S, REFILL_DELAY_S, State, WorkerPool
+from providers.planning import MAKE_ROOM_AFTER_S, PATIENCE_S, REFILL_DELAY_S
+from providers.pool import WorkerPool
+from providers.roster import State
 from tests.providers.fakes import (
     BOUND_S,
     FOREVER_S,
@@ -197,10 +199,10 @@ async def test_a_worker_is_not_given_to_one_who_has_just_been_cancelled(starter:
         holder, gone, patient = Holder(pool), Holder(pool), Holder(pool)
         worker = await holder.seated()
         gone.task.cancel()
-        pool._workers[worker] = State.IDLE
+        pool.roster.set(worker, State.IDLE)
         pool._settle()
         assert await patient.seated() is worker
-        pool._workers[worker] = State.BUSY
+        pool.roster.set(worker, State.BUSY)
         await patient.leave()
         await holder.leave()
         assert gone.task.cancelled()
@@ -314,7 +316,7 @@ async def test_memory_bounds_the_workers_by_what_they_use(starter: Starter) -> N
     async with opened(starter, ceiling=9, memory_bytes=1_000, rss_bytes=400, hard_rss_bytes=0, watch_s=0.005) as pool:
         first = Holder(pool)
         (await first.seated()).rss = 700
-        await until(lambda: pool._rss_bytes.get(first.worker) == 700)
+        await until(lambda: pool.roster.rss_bytes(first.worker) == 700)
         others = [Holder(pool) for _ in range(3)]
         await turn_over()
         assert pool.live == 2
@@ -326,7 +328,7 @@ async def test_memory_that_is_given_back_makes_room_for_those_who_wait(starter: 
     async with opened(starter, memory_bytes=1_000, rss_bytes=400, hard_rss_bytes=0, watch_s=0.005) as pool:
         big = Holder(pool)
         (await big.seated()).rss = 1_000
-        await until(lambda: pool._rss_bytes.get(big.worker) == 1_000)
+        await until(lambda: pool.roster.rss_bytes(big.worker) == 1_000)
         waiting = Holder(pool)
         await turn_over()
         assert not waiting.is_seated
@@ -604,7 +606,7 @@ async def test_a_worker_that_has_grown_is_replaced_between_turns(starter: Starte
         holder = Holder(pool)
         worker = await holder.seated()
         worker.rss = 101
-        await until(lambda: pool._rss_bytes.get(worker) == 101)
+        await until(lambda: pool.roster.rss_bytes(worker) == 101)
         assert not worker.is_killed
         await holder.leave()
         assert worker.is_stopped
@@ -624,7 +626,7 @@ async def test_a_worker_without_limits_of_wear_stays(starter: Starter) -> None:
         holder = Holder(pool)
         worker = await holder.seated()
         worker.rss = 1 << 40
-        await until(lambda: pool._rss_bytes.get(worker))
+        await until(lambda: pool.roster.rss_bytes(worker))
         await holder.leave()
         assert await take_turn(pool) is worker
 
@@ -720,6 +722,18 @@ async def test_a_dead_idle_worker_is_replaced_without_a_turn(starter: Starter) -
         starter.workers[0].lives = False
         await until(lambda: pool.count(State.IDLE) and starter.workers[0].is_stopped)
         assert starter.calls == 2
+
+
+async def test_a_look_at_the_workers_that_fails_is_not_the_last(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(starter, floor=1, watch_s=0.005) as pool:
+        await until(lambda: pool.count(State.IDLE))
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeWorker, "rss_bytes", property(lambda worker: 1 // 0))
+            await until(lambda: "ZeroDivisionError" in caplog.text)
+        starter.workers[0].lives = False
+        await until(lambda: starter.workers[0].is_stopped and pool.count(State.IDLE))
 
 
 # --- starts that fail ------------------------------------------------------------------------------------------------
@@ -1008,6 +1022,9 @@ async def test_kill_tells_those_who_wait(starter: Starter) -> None:
 # --- everything at once ----------------------------------------------------------------------------------------------
 
 
+HISTORIES = (None, b"of tea", b"of cake")
+
+
 class Chaos:
     """Many callers who wait, run, give up and crash in an order drawn from a seed; the rules hold at every step."""
 
@@ -1029,23 +1046,27 @@ class Chaos:
         assert len(self.starter.live) <= limits.ceiling
         assert pool.count(State.BUSY) >= len(self.held)
         assert pool.waiting <= limits.queue
-        assert pool._rss_bytes.keys() <= pool._workers.keys()
+        assert len(pool.roster.kept()) <= limits.kept
+        assert pool.roster._rss_bytes.keys() <= set(pool.roster)
 
     async def call(self, number: int) -> None:
-        binding = self.random.choice("abcd")
+        binding, history = self.random.choice("abcd"), self.random.choice(HISTORIES)
         await self.pause()
         try:
-            async with self.pool.lease(caller=f"caller {number % 5}", binding=binding) as lease:
+            async with self.pool.lease(caller=f"caller {number % 5}", binding=binding, history=history) as lease:
                 worker = lease.worker
                 assert isinstance(worker, FakeWorker)
                 assert worker not in self.held
                 assert worker.binding == binding
+                assert worker.holds == (history if lease.start == "kept" else None)
+                worker.holds = None
                 self.held.add(worker)
                 try:
                     await self.pause()
                     worker.turns += 1
                     worker.lives = self.random.random() > 0.05
                     worker.resets_clean = self.random.random() > 0.1
+                    worker.holds = self.random.choice(HISTORIES)
                     self.answered += 1
                 finally:
                     self.held.discard(worker)
@@ -1061,7 +1082,7 @@ class Chaos:
             if self.random.random() < 0.2:
                 self.random.choice([*tasks]).cancel()
             self.starter.error = WorkerFailed("now and then") if self.random.random() < 0.1 else None
-            if self.random.random() < 0.1 and (idle := self.pool._idle()):
+            if self.random.random() < 0.1 and (idle := self.pool.roster.idle()):
                 victim = self.random.choice(idle)
                 assert isinstance(victim, FakeWorker)
                 victim.lives = False
@@ -1076,12 +1097,15 @@ async def test_whatever_callers_and_workers_do_the_rules_hold_and_nothing_is_los
     starter: Starter, clock: Clock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("providers.breaker.FIRST_PAUSE_S", 0.0001)
-    monkeypatch.setattr("providers.pool.PATIENCE_S", 0.001)
-    ceiling = 1 + seed % 4
-    async with opened(starter, ceiling=ceiling, floor=seed % 2, turns=20, queue=30, watch_s=0.002) as pool:
+    monkeypatch.setattr("providers.planning.PATIENCE_S", 0.001)
+    ceiling, floor, kept = 1 + seed % 4, seed % 2, seed % 3
+    async with opened(
+        starter, ceiling=ceiling, floor=floor, kept=kept, kept_s=0.01, turns=20, queue=30, watch_s=0.002
+    ) as pool:
         chaos = Chaos(pool, starter, seed)
         await chaos.run(300)
         await until(lambda: pool.live == pool.count(State.IDLE))
+        await until(lambda: not pool.roster.kept())
         assert pool.waiting == 0
         assert len(starter.live) == pool.live
         assert chaos.answered > 100

@@ -9,9 +9,11 @@ import pytest
 
 from providers.adapters.base import AdapterInfo
 from providers.adapters.echo import EchoAdapter
-from providers.engine import Engine, Provider, ProviderConfig
+from providers.engine import Engine
 from providers.errors import ModelUnknown, NeedsLogin, ProviderUnknown
-from providers.pool import PoolLimits, WorkerPool
+from providers.planning import PoolLimits
+from providers.pool import WorkerPool
+from providers.provider import Provider, ProviderConfig
 from providers.router import NoProviderReady, choose, listed_models
 from tests.providers.fakes import Starter
 
@@ -129,7 +131,7 @@ def test_auto_tries_a_provider_in_trouble_again_after_a_while_but_prefers_a_read
         engine.provider(name).note(NeedsLogin("who?", mend="log in"))
     with pytest.raises(NoProviderReady):
         choose(engine)
-    monkeypatch.setattr("providers.engine.TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr("providers.provider.TRY_AGAIN_S", 0.0)
     assert route(engine) == ("claude", None)
     engine.provider("gemini").note(None)
     assert route(engine) == ("gemini", None)

@@ -1,0 +1,233 @@
+"""Who gets which worker, which processes start and which go: decided at once, from what is known at that moment.
+
+Nothing here awaits. A decision marks the workers it concerns, so that the next one reckons with it, and names in
+`Moves` what is left to be done about it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from providers.breaker import StartBreaker
+from providers.roster import Roster, State
+from providers.waiting import FairQueue
+from providers.worker import Worker
+
+# A start costs about this much processor time; a worker may pass over the first in line for matching ones this long.
+PATIENCE_S = 1.0
+# The first token of a warm worker takes about a quarter of a second.
+REFILL_DELAY_S = 0.5
+# In a full pool, a bound worker idle this long makes room for one that any new conversation can use.
+MAKE_ROOM_AFTER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds of one pool. Durations in seconds, memory in resident bytes of a process tree, 0 for no limit.
+
+    `floor` workers are kept ready that no conversation has bound yet, while `ceiling` and `memory_bytes` (for all
+    workers together) allow. Above `rss_bytes` a worker is replaced between turns, above `hard_rss_bytes` within one.
+    At most `kept` idle workers hold a conversation for its next turn (0: none does), each for `kept_s`.
+    """
+
+    floor: int = 1
+    ceiling: int = 4
+    memory_bytes: int = 0
+    queue: int = 200
+    queue_wait_s: float = 120.0
+    idle_s: float = 900.0
+    kept: int = 0
+    kept_s: float = 300.0
+    age_s: float = 14_400.0
+    turns: int = 200
+    rss_bytes: int = 512 * 1024 * 1024
+    hard_rss_bytes: int = 1024 * 1024 * 1024
+    watch_s: float = 2.0
+
+
+@dataclass(slots=True)
+class Moves:
+    """What is to be done about a decision: workers to empty or end, processes to start, when to decide again."""
+
+    emptying: list[Worker] = field(default_factory=list)
+    ending: list[Worker] = field(default_factory=list)
+    starts: int = 0
+    again_in_s: float | None = None
+
+
+class Planner:
+    """The decisions of one pool, over the roster and the queue it shares with it."""
+
+    def __init__(self, limits: PoolLimits, roster: Roster, queue: FairQueue[Worker], breaker: StartBreaker) -> None:
+        self._limits = limits
+        self._roster = roster
+        self._queue = queue
+        self._breaker = breaker
+        self._moves = Moves()
+        self._short_since: float | None = -math.inf  # nothing runs yet that a first start could slow down
+
+    def settle(self) -> Moves:
+        """Seat who can be seated, make room for those who can't, start what is missing."""
+        self._free_for_starved()
+        self._seat_waiters()
+        self._empty_for_waiting()
+        self._evict_unfitting()
+        self._empty_excess()
+        self._start_missing()
+        return self._take_moves()
+
+    def release_unneeded(self) -> Moves:
+        """Let idle workers go that are dead, worn, of no use for long or too big together."""
+        roster, limits = self._roster, self._limits
+        for worker in roster.emptied() + roster.kept():
+            if not worker.is_alive or self.is_worn(worker) or self._is_surplus(worker):
+                self._retire(worker)
+        for worker in roster.kept():
+            if time.monotonic() - worker.idle_since >= limits.kept_s:
+                self._empty(worker)
+        if 0 < limits.memory_bytes < roster.total_rss_bytes:
+            biggest = sorted(roster.kept() or roster.idle(), key=roster.rss_bytes)[-1:]
+            for worker in biggest:
+                self._retire(worker)
+        return self._take_moves()
+
+    def may_keep(self, worker: Worker) -> bool:
+        """Whether a worker given back is left with what it remembers."""
+        return self._limits.kept > 0 and worker.memory is not None and worker.is_alive and not self.is_worn(worker)
+
+    def is_worn(self, worker: Worker) -> bool:
+        limits = self._limits
+        return (
+            worker.turns >= limits.turns
+            or time.monotonic() - worker.started_at >= limits.age_s
+            or 0 < limits.rss_bytes < self._roster.rss_bytes(worker)
+        )
+
+    def _take_moves(self) -> Moves:
+        moves, self._moves = self._moves, Moves()
+        return moves
+
+    def _retire(self, worker: Worker) -> None:
+        self._roster.set(worker, State.RETIRING)
+        self._moves.ending.append(worker)
+
+    def _empty(self, worker: Worker) -> None:
+        self._roster.set(worker, State.TIDYING)
+        self._moves.emptying.append(worker)
+
+    # --- who is seated ---------------------------------------------------------------------------------------------
+
+    def _seat_waiters(self) -> None:
+        for waiter in self._queue:
+            if not self._roster.count(State.IDLE):
+                return
+            if (worker := self._roster.fitting(waiter.binding, waiter.history)) is not None:
+                self._roster.set(worker, State.BUSY)
+                worker.binding = waiter.binding
+                self._queue.serve(waiter, worker)
+
+    def _unprovided(self) -> Counter[Hashable]:
+        """By binding, the turns for which no worker is being emptied."""
+        return Counter(waiter.binding for waiter in self._queue) - self._roster.tidying()
+
+    # --- who forgets -----------------------------------------------------------------------------------------------
+
+    def _empty_for_waiting(self) -> None:
+        """A kept worker serves another conversation of its binding sooner than a process that has yet to start."""
+        wanted = self._unprovided()
+        for worker in self._roster.kept():
+            if wanted[worker.binding] > 0:
+                wanted[worker.binding] -= 1
+                self._empty(worker)
+
+    def _empty_excess(self) -> None:
+        kept = self._roster.kept()
+        for worker in kept[: max(0, len(kept) - self._limits.kept)]:
+            self._empty(worker)
+
+    # --- who goes --------------------------------------------------------------------------------------------------
+
+    def _free_for_starved(self) -> None:
+        """Let go of an idle worker that others could use, for the first in line whom nobody serves.
+
+        Without it, a steady stream of turns of one binding would keep every worker from all others.
+        """
+        first, roster = next(iter(self._queue), None), self._roster
+        idle = roster.kept() + roster.emptied()
+        if first is None or time.monotonic() - first.since < PATIENCE_S or self._room() or roster.coming:
+            return
+        if any(worker.is_alive and worker.binding in (None, first.binding) for worker in idle):
+            return
+        if not self._is_under_share(first.binding):
+            return
+        spare = [worker for worker in idle if not self._is_under_share(worker.binding, after_loss=True)]
+        if not spare and not roster.bound_to(first.binding):
+            spare = idle  # more bindings than workers: whoever has none at all is next
+        if spare:
+            self._retire(spare[0])
+
+    def _is_under_share(self, binding: Hashable, *, after_loss: bool = False) -> bool:
+        """Whether a binding holds (or would hold, one less) fewer workers than its part of the queue entitles it to."""
+        wanted = Counter(waiter.binding for waiter in self._queue)
+        held = self._roster.bound_to(binding) - after_loss
+        share = self._limits.ceiling * wanted[binding] // max(len(self._queue), 1)
+        return held < max(share, 1 if wanted[binding] else 0)
+
+    def _evict_unfitting(self) -> None:
+        """Whoever still waits fits no idle worker: replace those that are in the way."""
+        missing = self._unprovided().total() - self._roster.coming - self._room()
+        if missing > 0:
+            for worker in (self._roster.kept() + self._roster.emptied())[:missing]:
+                self._retire(worker)
+
+    def _is_surplus(self, worker: Worker) -> bool:
+        idle_s = time.monotonic() - worker.idle_since
+        if worker.binding is None:
+            return idle_s >= self._limits.idle_s and self._roster.unbound > self._limits.floor
+        return idle_s >= (MAKE_ROOM_AFTER_S if self._lacks_room_for_floor() else self._limits.idle_s)
+
+    def _lacks_room_for_floor(self) -> bool:
+        limits = self._limits
+        is_short = self._roster.unbound < limits.floor < limits.ceiling
+        return is_short and not self._room() and not self._roster.coming
+
+    # --- what starts -----------------------------------------------------------------------------------------------
+
+    def _start_missing(self) -> None:
+        wanted = self._unprovided().total() + self._refill() - self._roster.starting
+        if self._breaker.failures:
+            wanted = min(wanted, 1 - self._roster.starting) if not self._breaker.pause_s else 0
+        self._moves.starts = max(0, min(wanted, self._room()))
+        self._roster.starting += self._moves.starts
+
+    def _refill(self) -> int:
+        """How many workers the floor lacks, once the turn that took the last one has had time to begin.
+
+        A start costs as much processor time as a short turn, and would take it from that very turn.
+        """
+        missing = self._limits.floor - self._roster.unbound
+        if missing <= 0:
+            self._short_since = None
+            return 0
+        if self._short_since is None:
+            self._short_since = time.monotonic()
+            self._moves.again_in_s = REFILL_DELAY_S
+        return missing if time.monotonic() - self._short_since >= REFILL_DELAY_S else 0
+
+    def _room(self) -> int:
+        by_count = self._limits.ceiling - self._roster.live
+        return max(0, min(by_count, self._memory_room()))
+
+    def _memory_room(self) -> int:
+        limits, roster = self._limits, self._roster
+        if not limits.memory_bytes or not limits.rss_bytes:
+            return limits.ceiling
+        # A worker is counted with at least half its limit: one just started has not grown yet.
+        expected = limits.rss_bytes // 2
+        used = sum(max(roster.rss_bytes(worker), expected) for worker in roster)
+        room = (limits.memory_bytes - used) // expected - roster.starting
+        return room if roster.live else max(room, 1)
