@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import hashlib
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import cast
 from urllib.parse import quote
 
 import orjson
@@ -12,26 +12,45 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Path, Router
 
 from chat import schemas, service
-from chat.auth import BearerKey
-from chat.keys import Caller
+from chat.ask import Admitted, Ask
+from chat.auth import KEY_AUTH
+from chat.errors import BadRequest
+from chat.requests import HubRequest, count, hub_request
+from chat.runtime import chat
+from chat.schemas import ERRORS
+from chat.shield import Mark, WholeAnswer
 from chat.wire import openai_answer, openai_request
+from chat.wire.limit_headers import limit_headers
 from chat.wire.openai_errors import as_http
 from chat.wire.sse import as_sse
-from providers import runtime
-from providers.engine import Provider
 from providers.errors import ModelUnknown, ProtocolBroken
 from providers.events import Event, TurnStarted
-from providers.router import listed_models
+from providers.provider import Provider
 
-ERRORS = dict.fromkeys((400, 401, 404, 405, 413, 429, 500, 502, 503, 504), schemas.ErrorBody)
+MAX_IDEMPOTENCY_KEY = 255
 
-router = Router(auth=BearerKey())
+router = Router(auth=KEY_AUTH)
+
+
+def _header(name: str, description: str) -> dict[str, object]:
+    return {"in": "header", "name": name, "description": description, "schema": {"type": "string"}}
+
+
+HEADERS = [
+    _header("X-Session-ID", "The conversation to go on with; absent: a new one, whose id the answer's header tells."),
+    _header(
+        "X-Session-Mode", "append: all messages are new. replace: they are the whole conversation. Else it is seen."
+    ),
+    _header("Idempotency-Key", "Of an unstreamed request: the same request again gets the first one's answer."),
+]
+
+Events = AsyncGenerator[Admitted | Event, None]
 
 
 class EventStreamResponse(StreamingHttpResponse):
     """Hands Django the generator itself, so that its aclosing() ends the turn the moment the client is gone."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], events: AsyncGenerator[Event, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None], events: AsyncGenerator[Admitted | Event, None]) -> None:
         super().__init__(chunks, content_type="text/event-stream")
         self._chunks = chunks
         self._events = events
@@ -47,67 +66,112 @@ class EventStreamResponse(StreamingHttpResponse):
         await self._events.aclose()
 
 
-class AuthedRequest(HttpRequest):
-    auth: Caller
-
-
-@router.post("/chat/completions", response={200: schemas.ChatCompletion, **ERRORS}, tags=["chat"])
+@router.post(
+    "/chat/completions",
+    response={200: schemas.ChatCompletion, **ERRORS},
+    tags=["chat"],
+    openapi_extra={"parameters": HEADERS},
+)
 async def create_chat_completion(request: HttpRequest, body: schemas.ChatCompletionRequest) -> HttpResponse:
     """Answer one turn, whole or (`"stream": true`) as server-sent events in OpenAI's shape."""
-    turn = openai_request.to_turn(body)
-    chosen = await service.route(provider=body.provider or "", model=body.model or "")
-    events = service.answer(cast(AuthedRequest, request).auth, chosen, turn)
+    asked = hub_request(request)
+    ask = _to_ask(asked, body)
+    if body.stream:
+        return await _stream(asked, ask, body)
+    mark = _mark(asked)
+    if mark is None:
+        answer = await _whole(asked, ask, body)
+    else:
+        answer = await chat().shield.answer(mark, lambda: _whole(asked, ask, body))
+        asked.answer_headers |= answer.headers
+    return HttpResponse(answer.body, content_type="application/json")
+
+
+def _to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:
+    mode = request.headers.get("X-Session-Mode", "").strip().lower() or "auto"
+    if mode not in ("auto", "append", "replace"):
+        raise BadRequest("X-Session-Mode is append, replace or auto", param="X-Session-Mode")
+    return Ask(
+        turn=openai_request.to_turn(body),
+        provider=body.provider or "",
+        model=body.model or "",
+        session_id=request.headers.get("X-Session-ID", "").strip(),
+        mode=mode,  # type: ignore[arg-type]
+        request_id=request.request_id,
+    )
+
+
+def _mark(request: HubRequest) -> Mark | None:
+    """The marks of a request that may come again; None for one that bears none."""
+    key = request.headers.get("Idempotency-Key", "").strip()
+    count = request.headers.get("X-Stainless-Retry-Count", "").strip()
+    if len(key) > MAX_IDEMPOTENCY_KEY:
+        raise BadRequest(f"an Idempotency-Key has at most {MAX_IDEMPOTENCY_KEY} characters", param="Idempotency-Key")
+    if not key and not count.isdecimal():
+        return None
+    session = "\0".join(request.headers.get(name, "") for name in ("X-Session-ID", "X-Session-Mode"))
+    digest = hashlib.sha256(session.encode() + b"\0" + request.body).digest()
+    return Mark(request.auth.key_id, digest, key, is_retry=count.isdecimal() and int(count) > 0)
+
+
+async def _whole(request: HubRequest, ask: Ask, body: schemas.ChatCompletionRequest) -> WholeAnswer:
+    async with aclosing(service.answer(request.auth, ask)) as events:
+        started = await _begin(request, events, body)
+        answer = await openai_answer.as_completion(started, events)
+    return WholeAnswer(orjson.dumps(answer), dict(request.answer_headers))
+
+
+async def _stream(request: HubRequest, ask: Ask, body: schemas.ChatCompletionRequest) -> HttpResponse:
+    events = service.answer(request.auth, ask)
     try:
         # Waiting for the first event before answering: until then a failure still has a status.
-        started = await _first(events)
-        if body.stream:
-            response: HttpResponse = cast(HttpResponse, _stream(started, events, body))
-        else:
-            async with aclosing(events):
-                answer = await openai_answer.as_completion(started, events)
-            response = HttpResponse(orjson.dumps(answer), content_type="application/json")
+        started = await _begin(request, events, body)
     except BaseException:
         await events.aclose()
         raise
-    _describe(response, started, openai_request.ignored_parameters(body, chosen.provider.info.unsupported_sampling))
-    return response
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    writer = openai_answer.ChunkWriter(started, include_usage=include_usage)
+    chunks = as_sse(events, writer, describe_error=lambda error: as_http(error).body)
+    return EventStreamResponse(chunks, events)  # type: ignore[return-value]
 
 
-async def _first(events: AsyncIterator[Event]) -> TurnStarted:
-    """Limit notices may come before the vendor has begun to answer."""
+async def _begin(request: HubRequest, events: Events, body: schemas.ChatCompletionRequest) -> TurnStarted:
+    """Read up to the vendor's first word; what is known by then goes into the answer's headers, an error's too."""
+    unsupported: tuple[str, ...] = ()
     async for event in events:
-        if isinstance(event, TurnStarted):
-            return event
+        match event:
+            case Admitted(session_id, standing, unsupported):
+                request.answer_headers |= limit_headers(standing)
+                if session_id:
+                    request.answer_headers["X-Session-ID"] = session_id
+            case TurnStarted():
+                ignored = openai_request.ignored_parameters(body, unsupported)
+                request.answer_headers |= _describe(event, ignored)
+                return event
     raise ProtocolBroken("the turn ended before it began")
 
 
-def _stream(
-    started: TurnStarted, events: AsyncGenerator[Event, None], body: schemas.ChatCompletionRequest
-) -> EventStreamResponse:
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    writer = openai_answer.ChunkWriter(started, include_usage=include_usage)
-    return EventStreamResponse(as_sse(events, writer, describe_error=lambda error: as_http(error).body), events)
-
-
-def _describe(response: HttpResponse, started: TurnStarted, ignored: list[str]) -> None:
-    response["X-Hub-Provider"] = started.provider
-    response["X-Hub-Start"] = started.start
+def _describe(started: TurnStarted, ignored: list[str]) -> dict[str, str]:
+    headers = {"X-Hub-Provider": started.provider, "X-Hub-Start": started.start}
     if ignored:
         # Quoted, because a name is the caller's text and a header takes only some of ASCII.
-        response["X-Hub-Ignored"] = ", ".join(quote(name[:100], safe="$[].", errors="replace") for name in ignored[:50])
+        headers["X-Hub-Ignored"] = ", ".join(quote(name[:100], safe="$[].", errors="replace") for name in ignored[:50])
+    return headers
 
 
 @router.get("/models", response={200: schemas.ModelList, **ERRORS}, tags=["models"])
 async def list_models(request: HttpRequest) -> schemas.ModelList:
     """Every name the field `model` accepts."""
-    names = listed_models(runtime.engine())
+    await count(request)
+    names = service.list_models(hub_request(request).auth)
     return schemas.ModelList(object="list", data=[_model(name, owner) for name, owner in names.items()])
 
 
 @router.get("/models/{path:model_id}", response={200: schemas.ModelBody, **ERRORS}, tags=["models"])
 async def get_model(request: HttpRequest, model_id: Path[str]) -> schemas.ModelBody:
     """One of them."""
-    names = listed_models(runtime.engine())
+    await count(request)
+    names = service.list_models(hub_request(request).auth)
     if model_id not in names:
         raise ModelUnknown(f"there is no model {model_id[:80]!r}")
     return _model(model_id, names[model_id])
@@ -120,9 +184,10 @@ def _model(name: str, owner: str) -> schemas.ModelBody:
 @router.get("/providers", response={200: schemas.ProviderList, **ERRORS}, tags=["providers"])
 async def list_providers(request: HttpRequest) -> schemas.ProviderList:
     """The providers, whether they can answer, and what to do if not."""
-    engine = runtime.engine()
-    await engine.find_programs()
-    return schemas.ProviderList(providers=[_provider(it) for it in engine.providers.values()])
+    await count(request)
+    return schemas.ProviderList(
+        providers=[_provider(it) for it in await service.list_providers(hub_request(request).auth)]
+    )
 
 
 def _provider(provider: Provider) -> schemas.ProviderBody:

@@ -145,3 +145,53 @@ class ErrorDetail(BaseModel):
 
 class ErrorBody(BaseModel):
     error: ErrorDetail
+
+
+class SessionUsage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class SessionMessage(BaseModel):
+    """One message. `incomplete`: its turn was cancelled in mid-answer; it is shown, but no model sees it again."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+    created_at: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    usage: SessionUsage | None = None
+    status: Literal["complete", "incomplete"] = "complete"
+
+
+class SessionListed(BaseModel):
+    """A session without its messages. Times are ISO 8601 in UTC."""
+
+    session_id: str
+    title: str
+    provider: str | None
+    model: str | None
+    created_at: str
+    updated_at: str
+    expires_at: str
+
+
+class SessionBody(SessionListed):
+    messages: list[SessionMessage]
+
+
+class SessionList(BaseModel):
+    """`next` is the `after` of the following page, null on the last."""
+
+    object: Literal["list"]
+    data: list[SessionListed]
+    has_more: bool
+    next: str | None
+
+
+class SessionDeleted(BaseModel):
+    success: bool
+    message: str
+
+
+ERRORS = dict.fromkeys((400, 401, 403, 404, 405, 409, 413, 429, 500, 502, 503, 504), ErrorBody)

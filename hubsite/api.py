@@ -15,6 +15,7 @@ from ninja.parser import Parser
 
 from chat.api import router as chat_router
 from chat.errors import ChatError
+from chat.session_api import router as session_router
 from chat.wire.openai_errors import as_http, error_body
 from providers.errors import ProviderError
 
@@ -37,6 +38,7 @@ api = NinjaAPI(
     urls_namespace="v1",
 )
 api.add_router("", chat_router)
+api.add_router("", session_router)
 
 
 def error_response(status: int, body: object, headers: dict[str, str] | None = None) -> HttpResponse:

@@ -19,8 +19,8 @@ from django.core.management.base import BaseCommand  # noqa: E402
 
 from hubsite.heartbeat import Send  # noqa: E402
 from hubsite.lean import LeanHandler, Receive  # noqa: E402
+from hubsite.life import Life  # noqa: E402
 from hubsite.lock import DataFolderLock  # noqa: E402
-from providers import runtime  # noqa: E402
 
 LEAN_PREFIXES = ("/v1", "/health")
 
@@ -43,19 +43,19 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
 
 async def _live(receive: Receive, send: Send) -> None:
     await receive()
-    lock = DataFolderLock(settings.HUB_DATA_DIR)
+    lock, life = DataFolderLock(settings.HUB_DATA_DIR), Life()
     try:
         # An ASGI server runs no management command, which is what would have checked the settings.
         await sync_to_async(BaseCommand().check)()
         lock.take()
-        await runtime.start()
+        await life.start()
     except Exception as error:
-        await runtime.stop(grace_s=0)
+        await life.stop(grace_s=0)
         lock.release()
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    await runtime.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
+    await life.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
     lock.release()
     await send({"type": "lifespan.shutdown.complete"})

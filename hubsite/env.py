@@ -12,10 +12,13 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T", int, float)
+Network = IPv4Network | IPv6Network
 
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
@@ -74,6 +77,24 @@ class Env:
         """A path; a relative one counts from `base`, never from the working directory."""
         return base / Path(self.text(name) or default).expanduser()
 
+    def url(self, name: str, schemes: tuple[str, ...]) -> str:
+        """A URL with one of these schemes, empty if not set. Its text may hold a password, so no fault quotes it."""
+        value = self.text(name)
+        if not value or (value.split("://")[0] in schemes and "://" in value and _is_url(value)):
+            return value
+        self._fault(
+            name, "is no URL that can be used", f"Use one that begins with {', '.join(f'{it}://' for it in schemes)}"
+        )
+        return ""
+
+    def networks(self, name: str) -> list[Network]:
+        """IP addresses and networks (CIDR), parted by commas."""
+        try:
+            return [ip_network(word, strict=False) for word in self.words(name, "")]
+        except ValueError as error:
+            self._fault(name, f"can't be used: {error}", "Use addresses such as 10.0.0.0/8,127.0.0.1")
+            return []
+
     def secret(self, name: str, path: Path) -> str:
         """The value, or the secret kept in a file, which is made on the first call."""
         try:
@@ -96,6 +117,14 @@ class Env:
 
     def _fault(self, name: str, problem: str, hint: str) -> None:
         self.faults.append(Fault(name, problem, hint))
+
+
+def _is_url(value: str) -> bool:
+    try:
+        _ = urlsplit(value).port
+    except ValueError:
+        return False
+    return True
 
 
 def read_or_make_secret(path: Path) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 
-from chat.keys import create_key
-from chat.models import ApiKey
+from chat.key_ring import is_good_key
+from chat.keys import active_keys, create_key, revoke_key
 
 LOCAL_KEY_NAME = "this machine"
 
@@ -26,9 +26,10 @@ def prepare_data_folder(folder: Path) -> None:
 def ensure_local_key(folder: Path) -> Path:
     """The file with the machine's own key; a lost file gets a new key, and the old one is revoked with it."""
     path = folder / "local.key"
-    if path.exists() and ApiKey.objects.filter(name=LOCAL_KEY_NAME, revoked_at=None).exists():
+    if path.exists() and is_good_key(path.read_text().strip()):
         return path
-    ApiKey.objects.filter(name=LOCAL_KEY_NAME).delete()
+    for key in active_keys(LOCAL_KEY_NAME):
+        revoke_key(key)
     write_secret(path, create_key(LOCAL_KEY_NAME))
     return path
 

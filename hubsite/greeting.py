@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from providers.engine import Engine, Provider
+from hubsite.stores import database_place, redis_place
+from providers.engine import Engine
+from providers.provider import Provider
 
 
 def greeting(engine: Engine, *, url: str, local_key: Path) -> str:
     lines = ["", f"LLM MCP Hub is ready at {url}", ""]
     lines += [f"  API    {url}/v1   (docs: {url}/v1/docs)", f"  Admin  {url}/admin/"]
+    lines += [f"  Redis  {redis_place()}", f"  Data   {database_place()}"]
     lines += ["", "Providers:"]
     lines += [_line(provider) for provider in engine.providers.values()]
     lines += ["", "Try it:", _curl(engine, url, local_key), ""]

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -24,6 +24,7 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
 
 from chat.api import EventStreamResponse
+from chat.requests import HubRequest, hub_request
 from chat.wire.openai_errors import error_body
 from chat.wire.sse import HEARTBEAT
 from hubsite import api
@@ -47,6 +48,7 @@ class LeanHandler(ASGIHandler):
         """There is none, and that is the point."""
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        scope["hub.request_id"] = _request_id(scope)
         try:
             body = await self._read_bounded(receive)
         except RequestAborted:
@@ -77,7 +79,9 @@ class LeanHandler(ASGIHandler):
 
     async def _serve(self, request: ASGIRequest, receive: Receive, send: Send) -> None:
         """Answer, and stop at once when the client is gone: what it asked for must not run on."""
-        work = asyncio.ensure_future(self._respond(request, send))
+        asked = hub_request(request)
+        asked.request_id, asked.answer_headers = request.scope["hub.request_id"], {}
+        work = asyncio.ensure_future(self._respond(asked, send))
         hang_up = asyncio.ensure_future(receive())
         try:
             await asyncio.wait({work, hang_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -92,11 +96,14 @@ class LeanHandler(ASGIHandler):
         if not is_answered:
             logger.info("%s %s: the client hung up", request.method, request.path)
 
-    async def _respond(self, request: ASGIRequest, send: Send) -> None:
-        await self._finish(await self._get_response(request), request.scope, send)
+    async def _respond(self, request: HubRequest, send: Send) -> None:
+        response = await self._get_response(request)
+        for name, value in request.answer_headers.items():
+            response.setdefault(name, value)
+        await self._finish(response, cast(ASGIRequest, request).scope, send)
 
     async def _finish(self, response: HttpResponseBase, scope: Message, send: Send) -> None:
-        response["X-Request-ID"] = _request_id(scope)
+        response["X-Request-ID"] = scope["hub.request_id"]
         if isinstance(response, HttpResponse):
             response["Content-Length"] = str(len(response.content))
         if isinstance(response, EventStreamResponse):

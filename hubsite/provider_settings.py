@@ -8,9 +8,9 @@ import psutil
 
 from hubsite.env import Env
 from providers.adapters.base import Adapter, AdapterInfo
-from providers.engine import ProviderConfig
-from providers.pool import PoolLimits
+from providers.planning import PoolLimits
 from providers.process import ProcessLimits
+from providers.provider import ProviderConfig
 from providers.registry import adapters_by_name
 from providers.worker import Deadlines
 
@@ -39,7 +39,7 @@ def _read_one(
         binary=env.text(f"{prefix}BIN") if info.program else "",
         default_model=env.text(f"{prefix}MODEL") if info.program else "",
         may_reuse=may_reuse,
-        pool=pool if may_reuse else replace(pool, turns=1),
+        pool=pool if may_reuse else replace(pool, turns=1, kept=0),
         deadlines=deadlines,
         process=process,
     )
@@ -48,13 +48,17 @@ def _read_one(
 def _read_pool(env: Env, info: AdapterInfo, prefix: str, shared: dict[str, float]) -> PoolLimits:
     by_memory = max(1, psutil.virtual_memory().total // MEMORY_PER_WORKER_BYTES)
     ceiling = env.integer(f"{prefix}CEILING", min(info.ceiling, by_memory), least=1, most=1_000)
+    floor = env.integer(f"{prefix}FLOOR", min(info.floor, ceiling), most=ceiling)
+    kept = _read_kept(env, prefix, floor, ceiling) if info.can_keep else 0
     return PoolLimits(
-        floor=env.integer(f"{prefix}FLOOR", min(info.floor, ceiling), most=ceiling),
+        floor=floor,
         ceiling=ceiling,
         memory_bytes=env.integer(f"{prefix}MEMORY_MB", 0) * MB,
         queue=int(shared["queue"]),
         queue_wait_s=shared["queue_wait_s"],
         idle_s=shared["idle_s"],
+        kept=kept if shared["kept_s"] else 0,
+        kept_s=shared["kept_s"],
         age_s=shared["age_s"],
         turns=int(shared["turns"]),
         rss_bytes=int(shared["rss_mb"]) * MB,
@@ -62,11 +66,18 @@ def _read_pool(env: Env, info: AdapterInfo, prefix: str, shared: dict[str, float
     )
 
 
+def _read_kept(env: Env, prefix: str, floor: int, ceiling: int) -> int:
+    # A quarter of them, but never so many that there is no room for the floor.
+    default = min((ceiling + 3) // 4, max(1, ceiling - floor))
+    return env.integer(f"{prefix}KEPT", default, most=ceiling)
+
+
 def _read_shared(env: Env) -> dict[str, float]:
     return {
         "queue": env.integer("HUB_QUEUE", 200, most=100_000),
         "queue_wait_s": env.number("HUB_QUEUE_WAIT_S", 120.0, least=0.1, most=3_600),
         "idle_s": env.number("HUB_WORKER_IDLE_S", 900.0, least=1),
+        "kept_s": env.number("HUB_KEPT_S", 300.0),
         "age_s": env.number("HUB_WORKER_AGE_S", 14_400.0, least=1),
         "turns": env.integer("HUB_WORKER_TURNS", 200, least=1),
         "rss_mb": env.integer("HUB_WORKER_RSS_MB", 512),

@@ -15,6 +15,7 @@ from django.conf import settings
 
 from hubsite.asgi import application
 from hubsite.door import BoundedFactory
+from hubsite.life import Life
 from providers import runtime
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
         )
         self.failure: str = ""
         self._on_ready = on_ready
+        self._life = Life()
         self._stopping: asyncio.Task[None] | None = None
 
     async def handle_reply(self, protocol: Any, message: Mapping[str, Any]) -> None:
@@ -59,11 +61,11 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
 
     async def _start(self) -> None:
         try:
-            await runtime.start()
+            await self._life.start()
         except Exception as error:
             logger.exception("the engine did not start")
             self.failure = str(error)
-            await runtime.stop(grace_s=0)
+            await self._life.stop(grace_s=0)
             self.stop()
             return
         self._on_ready(self.listening_addresses[0][1] if self.listening_addresses else 0)
@@ -79,7 +81,7 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
         logger.info("shutting down: running turns get %g s", settings.HUB_SHUTDOWN_GRACE_S)
         await asyncio.gather(self._starting, return_exceptions=True)
         try:
-            await runtime.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
+            await self._life.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
         except Exception:
             logger.exception("ending the engine")
         await asyncio.sleep(FLUSH_S)

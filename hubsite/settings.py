@@ -8,7 +8,9 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from hubsite.database_settings import read_database
 from hubsite.env import Env
+from hubsite.private_redis import PrivateRedis
 from hubsite.provider_settings import read_provider_configs
 
 VERSION = "0.1.0"
@@ -24,9 +26,31 @@ HUB_DATA_DIR = env.path("HUB_DATA_DIR", BASE_DIR / "var", base=BASE_DIR)
 HUB_MAX_BODY_BYTES = env.integer("HUB_MAX_BODY_BYTES", 16 * 1024 * 1024, least=1_024)
 HUB_SHUTDOWN_GRACE_S = env.number("HUB_SHUTDOWN_GRACE_S", 30.0, most=3_600)
 HUB_HEARTBEAT_S = env.number("HUB_HEARTBEAT_S", 10.0, least=0.1, most=60)
-HUB_KEY_CACHE_S = env.number("HUB_KEY_CACHE_S", 1.0, most=60)
 HUB_MAX_STARTS = env.integer("HUB_MAX_STARTS", os.cpu_count() or 1, least=1, most=1_024)
 HUB_PROVIDER_CONFIGS = read_provider_configs(env)
+
+# --- callers ---------------------------------------------------------------------------------------------------------
+
+HUB_KEY_CACHE_S = env.number("HUB_KEY_CACHE_S", 0.5, most=60)
+HUB_KEY_REQUESTS_PER_MINUTE = env.integer("HUB_KEY_REQUESTS_PER_MINUTE", 6_000)
+HUB_AUTH_FAILURES_PER_MINUTE = env.integer("HUB_AUTH_FAILURES_PER_MINUTE", 30)
+HUB_TRUSTED_PROXIES = env.networks("HUB_TRUSTED_PROXIES")
+HUB_RETRY_JOIN_S = env.number("HUB_RETRY_JOIN_S", 30.0, most=3_600)
+HUB_RETRY_KEEP_S = env.number("HUB_RETRY_KEEP_S", 600.0, most=86_400)
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+HUB_PRIVATE_REDIS_DIR = HUB_DATA_DIR / "redis"
+HUB_REDIS_URL = env.url("REDIS_URL", ("redis", "rediss", "unix"))  # empty: the hub runs a private server
+HUB_REDIS_LOCATION = HUB_REDIS_URL or PrivateRedis(HUB_PRIVATE_REDIS_DIR).url
+HUB_REDIS_TIMEOUT_S = env.number("HUB_REDIS_TIMEOUT_S", 2.0, least=0.05, most=60)
+HUB_SESSION_TTL_S = env.integer("HUB_SESSION_TTL_S", 3_600, least=1, most=31_536_000)
+HUB_SESSION_ARCHIVE = env.flag("HUB_SESSION_ARCHIVE", default=True)
+HUB_SESSION_BUSY = env.choice("HUB_SESSION_BUSY", "wait", ("wait", "refuse"))
+HUB_SESSION_WAIT_S = env.number("HUB_SESSION_WAIT_S", 60.0, most=3_600)
+HUB_SESSION_LOCK_S = env.number("HUB_SESSION_LOCK_S", 15.0, least=1, most=300)
+HUB_SESSION_MAX_CHARS = env.integer("HUB_SESSION_MAX_CHARS", 64_000_000, least=1_024)
+HUB_ARCHIVE_DAYS = env.integer("HUB_ARCHIVE_DAYS", 30, most=36_500)
 
 # --- Django ----------------------------------------------------------------------------------------------------------
 
@@ -45,6 +69,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
+    "channels",
     "ninja",
     "hubsite",
     "chat",
@@ -78,18 +103,24 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {
+DATABASES = {"default": read_database(env, HUB_DATA_DIR)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHES = {
     "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": HUB_DATA_DIR / "hub.sqlite3",
-        "OPTIONS": {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 10,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": HUB_REDIS_LOCATION,
+        "KEY_PREFIX": "hub:cache",
+        # Whatever is cached can be found out again: without Redis it is slower, not broken.
+        "OPTIONS": {"IGNORE_EXCEPTIONS": True, "SOCKET_TIMEOUT": HUB_REDIS_TIMEOUT_S},
     },
 }
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": [HUB_REDIS_LOCATION], "prefix": "hub:channel"},
+    },
+}
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},

@@ -15,7 +15,7 @@ HTTP_TIMEOUT_S = 20
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     """A hub with the demo provider only. Tests leave it as they found it."""
-    env = {"HUB_PROVIDERS": "echo", "HUB_SHUTDOWN_GRACE_S": "1"}
+    env = {"HUB_PROVIDERS": "echo", "HUB_SHUTDOWN_GRACE_S": "1", "HUB_AUTH_FAILURES_PER_MINUTE": "0"}
     with running_hub(tmp_path_factory.mktemp("hub"), env=env) as started:
         yield started
 

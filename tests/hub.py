@@ -22,6 +22,7 @@ from hubsite.first_run import ensure_local_key, prepare_data_folder
 prepare_data_folder(settings.HUB_DATA_DIR)
 ensure_local_key(settings.HUB_DATA_DIR)
 """
+REDIS = ("redis_keeper.py", "valkey-server", "redis-server")
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
@@ -113,6 +114,10 @@ class HubProcess:
     def children(self) -> list[psutil.Process]:
         """All processes below the hub, however deep."""
         return psutil.Process(self.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        """Those of them that serve turns: all but the private Redis server and its keeper."""
+        return [child for child in self.children() if not any(mark in " ".join(child.cmdline()) for mark in REDIS)]
 
     def send_signal(self, number: int) -> None:
         assert self.process is not None

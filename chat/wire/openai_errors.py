@@ -7,9 +7,13 @@ import math
 from dataclasses import dataclass, field
 
 from chat import errors as chat
+from chat.wire.limit_headers import limit_headers
 from providers import errors as engine
 
 logger = logging.getLogger(__name__)
+
+# Longer than any SDK waits before it asks again.
+LONGEST_WAIT_S = 120.0
 
 Body = dict[str, dict[str, str | None]]
 
@@ -17,6 +21,16 @@ Body = dict[str, dict[str, str | None]]
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (chat.KeyMissing, 401, "authentication_error"),
     (chat.KeyRefused, 401, "authentication_error"),
+    (chat.TooManyFailures, 429, "rate_limit_error"),
+    (chat.NotAllowed, 403, "permission_error"),
+    (chat.BudgetSpent, 429, "insufficient_quota"),
+    (chat.LimitReached, 429, "rate_limit_error"),
+    (chat.SessionNotFound, 404, "invalid_request_error"),
+    (chat.SessionBusy, 409, "conflict_error"),
+    (chat.SessionLost, 409, "conflict_error"),
+    (chat.SessionTooLarge, 413, "invalid_request_error"),
+    (chat.StoreUnavailable, 503, "server_error"),
+    (chat.DatabaseUnavailable, 503, "server_error"),
     (chat.ChatError, 400, "invalid_request_error"),
     (engine.ModelUnknown, 404, "invalid_request_error"),
     (engine.RequestTooLarge, 413, "invalid_request_error"),
@@ -69,7 +83,10 @@ def _headers(error: Exception, status: int) -> dict[str, str]:
     wait_s = getattr(error, "retry_after_s", None)
     if wait_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
-    if isinstance(error, engine.ProviderError):
-        # OpenAI's SDKs would repeat every 5xx; asking again does not log a CLI in.
-        headers["X-Should-Retry"] = "true" if error.retryable else "false"
+    if isinstance(error, chat.LimitReached):
+        headers |= limit_headers(error.standing)
+    if isinstance(error, (engine.ProviderError, chat.ChatError)) and status >= 409:
+        # OpenAI's SDKs would repeat every 409, 429 and 5xx; asking again does not log a CLI in, nor fill a budget.
+        is_soon = wait_s is None or wait_s <= LONGEST_WAIT_S
+        headers["X-Should-Retry"] = "true" if error.retryable and is_soon else "false"
     return headers

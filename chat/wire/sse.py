@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import orjson
 
+from chat.ask import Admitted
 from chat.wire.openai_answer import ChunkWriter
 from providers.errors import ProtocolBroken
 from providers.events import Event, TurnFinished
@@ -16,7 +17,10 @@ HEARTBEAT = b": still working\n\n"
 
 
 async def as_sse(
-    events: AsyncGenerator[Event, None], writer: ChunkWriter, *, describe_error: Callable[[Exception], object]
+    events: AsyncGenerator[Admitted | Event, None],
+    writer: ChunkWriter,
+    *,
+    describe_error: Callable[[Exception], object],
 ) -> AsyncGenerator[bytes, None]:
     """The rest of a turn whose first event has come.
 

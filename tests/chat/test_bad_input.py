@@ -351,15 +351,14 @@ def test_stream_that_falls_silent_is_kept_alive_and_then_ended_with_an_error(sma
     assert json.loads(data_lines(response.text)[-1])["error"]["code"] == "timed_out"
 
 
-def test_unforeseen_failure_is_a_500_in_the_usual_shape(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The database broken under a running hub is no fault of the caller, and none of its words are told."""
+def test_broken_database_is_told_without_its_words(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is no fault of the caller, and the hub lives on."""
     with running_hub(tmp_path_factory.mktemp("broken"), env={"HUB_PROVIDERS": "echo", "HUB_KEY_CACHE_S": "0"}) as hub:
         headers = hub.headers
         for path in hub.data_dir.glob("hub.sqlite3*"):
             path.unlink()
         (hub.data_dir / "hub.sqlite3").write_bytes(b"this is no database, " * 1_000)
         response = httpx.get(f"{hub.url}/v1/models", headers=headers)
-        assert (response.status_code, error_of(response)["code"]) == (500, "internal_error")
-        assert "database" not in response.text
-        assert "DatabaseError" in hub.log.read_text()
+        assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
+        assert "sqlite" not in response.text.lower()
         assert httpx.get(f"{hub.url}/health").status_code == 200

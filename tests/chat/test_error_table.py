@@ -14,11 +14,26 @@ from providers.install import InstallError
 from providers.registry import adapters_by_name
 
 REQUEST, SERVER = "invalid_request_error", "server_error"
+LIMIT, PERMISSION = "rate_limit_error", "permission_error"
 
 EXPECTED: dict[type[Exception], tuple[int, str, str]] = {
     chat.ChatError: (400, REQUEST, "chat_error"),
     chat.KeyMissing: (401, "authentication_error", "missing_api_key"),
     chat.KeyRefused: (401, "authentication_error", "invalid_api_key"),
+    chat.TooManyFailures: (429, LIMIT, "too_many_failed_attempts"),
+    chat.NotAllowed: (403, PERMISSION, "not_allowed"),
+    chat.ScopeMissing: (403, PERMISSION, "insufficient_scope"),
+    chat.ProviderNotAllowed: (403, PERMISSION, "provider_not_allowed"),
+    chat.ModelNotAllowed: (403, PERMISSION, "model_not_allowed"),
+    chat.LimitReached: (429, LIMIT, "rate_limit_exceeded"),
+    chat.BudgetSpent: (429, "insufficient_quota", "budget_exceeded"),
+    chat.IdempotencyKeyReused: (400, REQUEST, "idempotency_key_reused"),
+    chat.SessionNotFound: (404, REQUEST, "session_not_found"),
+    chat.SessionBusy: (409, "conflict_error", "session_busy"),
+    chat.SessionLost: (409, "conflict_error", "session_conflict"),
+    chat.SessionTooLarge: (413, REQUEST, "session_too_large"),
+    chat.StoreUnavailable: (503, SERVER, "session_store_unavailable"),
+    chat.DatabaseUnavailable: (503, SERVER, "database_unavailable"),
     chat.BadRequest: (400, REQUEST, "invalid_value"),
     chat.Unsupported: (400, REQUEST, "unsupported_parameter"),
     engine.ProviderUnavailable: (503, SERVER, "provider_unavailable"),
@@ -29,7 +44,7 @@ EXPECTED: dict[type[Exception], tuple[int, str, str]] = {
     router.NoProviderReady: (503, SERVER, "no_provider_ready"),
     engine.Busy: (503, SERVER, "provider_busy"),
     engine.Overloaded: (503, SERVER, "vendor_overloaded"),
-    engine.RateLimited: (429, "rate_limit_error", "vendor_rate_limited"),
+    engine.RateLimited: (429, LIMIT, "vendor_rate_limited"),
     engine.ShuttingDown: (503, SERVER, "shutting_down"),
     engine.TurnRefused: (400, REQUEST, "invalid_request"),
     engine.ProviderUnknown: (400, REQUEST, "provider_not_found"),

@@ -152,14 +152,14 @@ def wait_until_busy(hub: HubProcess, connection: socket.socket, *, stream: bool)
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_client_that_hangs_up_frees_the_worker_at_once(narrow: HubProcess, stream: bool, how: str) -> None:
-    worker = narrow.children()
+    worker = narrow.workers()
     connection = send(narrow, LONG, stream=stream)
     wait_until_busy(narrow, connection, stream=stream)
     hung_up_at = time.monotonic()
     hang_up(connection, how)
     assert answer_of(httpx.post(narrow.url + CHAT, json=ask("My turn"), headers=narrow.headers)) == "My turn"
     assert time.monotonic() - hung_up_at < FREED_WITHIN_S + TURN_S
-    assert narrow.children() == worker
+    assert narrow.workers() == worker
 
 
 def test_client_that_hangs_up_in_the_queue_leaves_it(narrow: HubProcess) -> None:
@@ -197,7 +197,7 @@ async def test_thousand_aborted_streams_leave_nothing_behind(served: HubProcess)
     await abort_many(served, 900)
     async with crowd(served) as session:
         await one_of_a_crowd(session, 1, stream=True)
-    workers = served.children()
+    workers = served.workers()
     assert len(workers) <= 16
     assert len(folders_of(served)) == len(workers)
     assert all(not list((folder / "tmp").iterdir()) for folder in folders_of(served))

@@ -6,19 +6,33 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from hubsite import stores
 from providers import runtime
-from providers.engine import Provider
+from providers.provider import Provider
 
 
 class Command(BaseCommand):
-    help = "Say for each provider where it is, its version, whether it is logged in, and what to do. Spends no token."
+    help = "Say of Redis, the database and each provider where they are, whether they work, and what to do. Free."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        has_stores = self._report_stores()
         providers = runtime.make_engine().providers.values()
         usable = asyncio.run(self._report(list(providers)))
         if not usable:
             self.stderr.write("No provider but the demo is usable.")
+        if not (usable and has_stores):
             sys.exit(1)
+
+    def _report_stores(self) -> bool:
+        troubles = {
+            "redis": (stores.redis_place(), stores.redis_trouble(), "start it, or change REDIS_URL"),
+            "database": (stores.database_place(), stores.database_trouble(), "start it, or change DATABASE_URL"),
+        }
+        for name, (place, trouble, mend) in troubles.items():
+            self._say(
+                name, f"can't be used, {place}: {trouble}" if trouble else f"ready, {place}", mend if trouble else ""
+            )
+        return not any(trouble for _, trouble, _ in troubles.values())
 
     async def _report(self, providers: list[Provider]) -> bool:
         return any([await self._report_one(provider) for provider in providers])

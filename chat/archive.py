@@ -1,0 +1,334 @@
+"""The archive: the database's copy of conversations, and the record of all turns.
+
+A turn's end is in Redis before it comes here. It is written in the next group, by one thread in one transaction, and
+its client waits for that, but not long: while the database is locked or away, turns stay in Redis and in memory.
+What a killed hub leaves in Redis, any hub writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+from django.db import Error, InterfaceError, OperationalError, connection
+from redis.asyncio import Redis
+
+from chat.archive_writer import erase_session, find_conversation, find_heads, write_outcomes
+from chat.conversation import Conversation, Head, Outcome, dump_outcome, load_outcome, now_ms
+from chat.errors import DatabaseUnavailable, StoreUnavailable
+from chat.hot import HotState
+from chat.sessions import UNARCHIVED
+from providers.tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+SAVE_WAIT_S = 3.0  # a turn is safe in Redis; its client is not kept for the database's sake
+ANSWER_WAIT_S = 8.0  # longer than SQLite waits for a writer of another process
+STOP_WAIT_S = 5.0
+CLOSE_WAIT_S = 1.0
+RETRY_S = 0.5
+RETRY_AFTER_S = 2.0
+SWEEP_EVERY_S = 30.0
+LEFT_BEHIND_MS = 30_000  # a turn's own hub has written it by then, unless it was killed or has no database
+GROUP = 500
+SWEPT_AT_ONCE = 100
+# What waits in memory for the database; of more than that the oldest are left to Redis.
+MAX_WAITING = 10_000
+MAX_WAITING_CHARS = 64 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Archive:
+    """What the hub keeps for good. `start` and `stop` belong to the event loop that serves.
+
+    Without `keeps_conversations` nothing of a conversation touches the database: turns leave their figures alone.
+    """
+
+    def __init__(self, hot: HotState, *, keeps_conversations: bool) -> None:
+        self._hot = hot
+        self._keeps_conversations = keeps_conversations
+        self._writer = DatabaseThread("archive writer")
+        self._reader = DatabaseThread("archive reader")
+        self._tasks = Tasks()
+        self._waiting: dict[str, _Waiting] = {}
+        self._waiting_chars = 0
+        self._has_work = asyncio.Event()
+        self._is_behind = False
+        self._refused: set[str] = set()
+
+    async def start(self) -> None:
+        self._writer.start()
+        self._reader.start()
+        self._tasks.start(self._write_forever(), name="archive writer")
+        self._tasks.start(self._sweep_forever(), name="archive sweep")
+
+    async def stop(self) -> None:
+        """Write what waits, for a few seconds at most; the rest is left to Redis."""
+        if self._waiting:
+            await asyncio.wait([it.is_written for it in self._waiting.values()], timeout=STOP_WAIT_S)
+        if self._waiting:
+            logger.warning("%d turns are left in Redis for the database", len(self._waiting))
+        await self._tasks.cancel()
+        await asyncio.gather(self._writer.stop(), self._reader.stop())
+
+    # --- turns -------------------------------------------------------------------------------------------------------
+
+    async def save(self, outcome: Outcome) -> None:
+        """Have a turn written; returns when it is, or when the database takes too long. Never raises for its state."""
+        waiting = _Waiting(outcome if self._keeps_conversations else outcome.without_text())
+        self._enqueue(waiting)
+        if not self._is_behind:
+            await asyncio.wait([waiting.is_written], timeout=SAVE_WAIT_S)
+        if not waiting.is_written.done():
+            self._note_trouble("it took too long")
+            await self._leave_in_redis(waiting.outcome)
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        self._waiting[waiting.turn_id] = waiting
+        self._waiting_chars += waiting.chars
+        while len(self._waiting) > MAX_WAITING or self._waiting_chars > MAX_WAITING_CHARS:
+            self._drop(next(iter(self._waiting)))
+        self._has_work.set()
+
+    def _drop(self, turn_id: str) -> _Waiting | None:
+        waiting = self._waiting.pop(turn_id, None)
+        self._waiting_chars -= waiting.chars if waiting else 0
+        return waiting
+
+    async def _leave_in_redis(self, outcome: Outcome) -> None:
+        """A turn without a session is not in Redis yet, and would be lost with this process."""
+        if outcome.head is not None:
+            return
+        record, turn_id = dump_outcome(outcome), outcome.figures.turn_id
+
+        async def write(redis: Redis) -> None:
+            await redis.hset(UNARCHIVED, turn_id, record)
+
+        with suppress(StoreUnavailable):
+            await self._hot.ask(write)
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._has_work.wait()
+            self._has_work.clear()
+            while self._waiting:
+                group = list(islice(self._waiting.values(), GROUP))
+                if await self._write([it.outcome for it in group]):
+                    await self._forget([it.turn_id for it in group])
+                else:
+                    await asyncio.sleep(RETRY_S)
+
+    async def _write(self, outcomes: Sequence[Outcome]) -> bool:
+        """Write a group and let those go who wait for it; False if the database can't take it now."""
+        try:
+            refused = await self._writer.run(partial(write_outcomes, outcomes))
+        except Error as error:
+            self._note_trouble(f"{type(error).__name__}: {error}")
+            return False
+        self._refused |= refused
+        for outcome in outcomes:
+            if waiting := self._drop(outcome.figures.turn_id):
+                waiting.is_written.set_result(None)
+        if self._is_behind:
+            logger.info("the database takes turns again, %d wait", len(self._waiting))
+        self._is_behind = False
+        return True
+
+    async def _forget(self, turn_ids: Sequence[str]) -> None:
+        """Take written turns out of Redis. Where that fails they are found by the sweep, and known."""
+        written = [it for it in turn_ids if it not in self._refused]
+
+        async def remove(redis: Redis) -> None:
+            if written:
+                await redis.hdel(UNARCHIVED, *written)
+
+        with suppress(StoreUnavailable):
+            await self._hot.ask(remove)
+
+    def _note_trouble(self, what: str) -> None:
+        if not self._is_behind:
+            logger.warning("the database takes no turns, they wait in Redis: %s", what.strip())
+        self._is_behind = True
+
+    # --- what other hubs have left -----------------------------------------------------------------------------------
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            with suppress(StoreUnavailable):
+                await self._sweep()
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def _sweep(self) -> None:
+        turn_ids = await self._left_behind()
+        for start in range(0, len(turn_ids), SWEPT_AT_ONCE):
+            some = turn_ids[start : start + SWEPT_AT_ONCE]
+            outcomes = [it for it in map(self._loaded, some, await self._records(some)) if it]
+            if not await self._write(outcomes):
+                return
+            await self._forget([it.figures.turn_id for it in outcomes])
+
+    async def _left_behind(self) -> list[str]:
+        async def read(redis: Redis) -> list[bytes]:
+            return await redis.hkeys(UNARCHIVED)  # type: ignore[return-value]
+
+        # The first 12 digits of a turn's id are its time, in milliseconds.
+        newest = f"{now_ms() - LEFT_BEHIND_MS:012x}"
+        turn_ids = [it.decode() for it in await self._hot.ask(read)]
+        known = self._waiting.keys() | self._refused
+        return sorted(it for it in turn_ids if it[:12] <= newest and it not in known)
+
+    async def _records(self, turn_ids: Sequence[str]) -> list[bytes | None]:
+        async def read(redis: Redis) -> list[bytes | None]:
+            return await redis.hmget(UNARCHIVED, turn_ids)  # type: ignore[return-value]
+
+        return await self._hot.ask(read)
+
+    def _loaded(self, turn_id: str, record: bytes | None) -> Outcome | None:
+        if record is None:  # another hub was faster
+            return None
+        try:
+            outcome = load_outcome(record)
+        except (ValueError, TypeError, KeyError):
+            logger.exception("turn %s in Redis can't be read", turn_id)
+            self._refused.add(turn_id)
+            return None
+        return outcome if self._keeps_conversations else outcome.without_text()
+
+    # --- conversations -----------------------------------------------------------------------------------------------
+
+    async def find(self, owner: str, session_id: str) -> Conversation | None:
+        """The session of that id if it is alive. Raises DatabaseUnavailable."""
+        if not self._keeps_conversations:
+            return None
+        # What is not written yet would be missing from the conversation.
+        waiting = [it.is_written for it in self._waiting.values() if it.is_of(owner, session_id)]
+        if waiting and (await asyncio.wait(waiting, timeout=SAVE_WAIT_S))[1]:
+            raise _unavailable("turns of this session still wait for it")
+        return await self._ask(self._reader, partial(find_conversation, owner, session_id))
+
+    async def page(self, owner: str, *, before_ms: int | None, limit: int) -> list[Head]:
+        """Live sessions, newest first, those last used at or before a time. Raises DatabaseUnavailable."""
+        if not self._keeps_conversations:
+            return []
+        return await self._ask(self._reader, partial(find_heads, owner, before_ms, limit))
+
+    async def delete(self, owner: str, session_id: str, *, uid: str = "") -> list[str]:
+        """Erase the texts of a session for good, those of turns that are still to be written too.
+
+        `uid` is what Redis knew it by. Returns the uids of what was deleted. Raises DatabaseUnavailable.
+        """
+        known = {it.uid for it in self._waiting.values() if it.is_of(owner, session_id)} | ({uid} if uid else set())
+        # In the writer's thread: a turn that is being written is there before, or finds its session deleted.
+        uids = known if self._keeps_conversations else set()
+        return await self._ask(self._writer, partial(erase_session, owner, session_id, uids))
+
+    async def _ask(self, thread: DatabaseThread, question: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(ANSWER_WAIT_S):
+                return await thread.run(question)
+        except TimeoutError as exc:
+            raise _unavailable(f"no answer within {ANSWER_WAIT_S:g} s") from exc
+        except (OperationalError, InterfaceError) as exc:
+            raise _unavailable(type(exc).__name__) from exc
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A turn that is to be written, and who waits for that."""
+
+    outcome: Outcome
+    is_written: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def turn_id(self) -> str:
+        return self.outcome.figures.turn_id
+
+    @property
+    def uid(self) -> str:
+        return self.outcome.head.uid if self.outcome.head else ""
+
+    @property
+    def chars(self) -> int:
+        return sum(len(block) for message in self.outcome.messages for block in message.blocks)
+
+    def is_of(self, owner: str, session_id: str) -> bool:
+        head = self.outcome.head
+        return head is not None and (head.owner, head.session_id) == (owner, session_id)
+
+
+def _unavailable(why: str) -> DatabaseUnavailable:
+    return DatabaseUnavailable(f"the database can't be asked: {why}", retry_after_s=RETRY_AFTER_S)
+
+
+class DatabaseThread:
+    """A thread with one database connection, that does one job after the other.
+
+    A daemon, unlike an executor's: a database that hangs must not hold up the hub's end.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def stop(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self.run(_close_connection)
+        self._jobs.put(None)
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Raises what the job raises. A job whose caller has gone before its turn came is left out."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
+            if done.cancelled():
+                return
+            try:
+                result = _on_a_good_connection(job)
+            except Exception as error:
+                report(done.set_exception, error)
+            else:
+                report(done.set_result, result)
+
+        def report(settle: Callable[[Any], None], value: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(lambda: None if done.done() else settle(value))
+
+        self._jobs.put(work)
+        return await done
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+        connection.close()
+
+
+def _close_connection() -> None:
+    connection.close()  # a thread's own, so it has to be named there
+
+
+def _on_a_good_connection(job: Callable[[], T]) -> T:
+    """Do a job, once more if its connection turns out to have been closed while it was idle."""
+    before = connection.connection
+    try:
+        return job()
+    except Error:
+        # Django may have opened a new one already.
+        was_lost = before is not None and (connection.connection is not before or not connection.is_usable())
+        connection.close()
+        if not was_lost:
+            raise
+    return job()

@@ -1,0 +1,33 @@
+"""What a door asks of the service, and what it learns before the first event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chat.history import Mode
+from chat.standing import Standing
+from providers.events import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question as the caller sent it: `turn` holds its messages, not yet what the session remembers.
+
+    Empty `provider`, `model` or `session_id` leave the choice to the hub.
+    """
+
+    turn: Turn
+    provider: str = ""
+    model: str = ""
+    session_id: str = ""
+    mode: Mode = "auto"
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """First of all events: the turn may run. `session_id` is empty where none can be kept (Redis is away)."""
+
+    session_id: str
+    standing: Standing
+    unsupported_sampling: tuple[str, ...] = ()

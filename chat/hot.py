@@ -1,0 +1,232 @@
+"""The hot state in Redis: one client for all that is shared between requests and hubs.
+
+A store that fails is set aside at once and asked again in the background, so that no request has to find out by
+waiting that it is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from chat.errors import StoreUnavailable
+from providers.tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 64
+HEAL_EVERY_S = 0.25
+# About as long as a lease: what is to be cleaned up ends by itself then.
+CLEAN_UP_TRIES = 60
+RETRY_AFTER_S = 2.0
+SCRIPTS = Path(__file__).parent / "lua"
+
+T = TypeVar("T")
+Value = bytes | str | int | float
+
+
+async def _undisturbed(work: Awaitable[T]) -> T:
+    """Let an exchange come to its end, which its timeouts bound, before its caller is cancelled.
+
+    redis-py loses a cancellation that comes while it connects, and drops the connection on any other; and whoever was
+    cancelled has to know whether a lock was taken.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at: nobody else will
+        raise
+
+
+class Script:
+    """A Lua script of `chat/lua/`: what it does, Redis does in one step."""
+
+    def __init__(self, name: str) -> None:
+        self.text = (SCRIPTS / f"{name}.lua").read_text()
+        self.sha = ""
+
+
+@dataclass(slots=True)
+class _Call:
+    """A script on its way, and where its answer goes."""
+
+    script: Script
+    args: tuple[Value, ...]
+    answer: asyncio.Future[Any]
+
+
+async def _load(redis: Redis, scripts: list[Script]) -> None:
+    for script in set(scripts):
+        script.sha = await redis.script_load(script.text)
+
+
+async def _ask_all(redis: Redis, calls: list[_Call]) -> list[Any]:
+    pipe = redis.pipeline(transaction=False)
+    for call in calls:
+        pipe.execute_command("EVALSHA", call.script.sha, *call.args)
+    return await pipe.execute(raise_on_error=False)
+
+
+class HotState:
+    """Redis as the hub uses it. `start` and `stop` belong to the event loop that serves.
+
+    `timeout_s` bounds each exchange. `on_away` is called (again and again) while Redis can't be reached.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, on_away: Callable[[], None] = lambda: None) -> None:
+        self.is_away = True
+        self._url = url
+        self._timeout_s = timeout_s
+        self._on_away = on_away
+        self._tasks = Tasks()
+        self._redis: Redis | None = None
+        self._healing = asyncio.Event()
+        self._calls: list[_Call] = []
+
+    async def start(self) -> None:
+        """Connect, or begin to try again and again. Never raises for a Redis that is not there."""
+        pool = BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=self._timeout_s,
+            socket_timeout=self._timeout_s,
+            socket_connect_timeout=self._timeout_s,
+            # One retry at once: a connection that was closed while idle says nothing about the server.
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._redis = Redis(connection_pool=pool)
+        await self._look()
+        self._tasks.start(self._heal(), name="redis heal")
+
+    async def stop(self) -> None:
+        await self._tasks.cancel()
+        if self._redis is not None:
+            await self._redis.aclose()
+            await self._redis.connection_pool.disconnect()
+            self._redis = None
+
+    @property
+    def redis(self) -> Redis:
+        """The client, for commands inside `ask`. Raises StoreUnavailable while Redis is away."""
+        if self.is_away or self._redis is None:
+            raise StoreUnavailable("the session store (Redis) can't be reached", retry_after_s=RETRY_AFTER_S)
+        return self._redis
+
+    async def ask(self, question: Callable[[Redis], Awaitable[T]]) -> T:
+        """Run commands. Raises StoreUnavailable for whatever keeps Redis from answering."""
+        redis = self.redis
+        try:
+            return await _undisturbed(question(redis))
+        except (RedisError, OSError, TimeoutError) as exc:
+            raise self._unavailable(exc) from exc
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> Any:
+        """Run a script. Raises StoreUnavailable.
+
+        What is asked for in one turn of the event loop travels together: with many requests at once that spares most
+        of what an exchange costs.
+        """
+        self.redis  # noqa: B018 (raises while Redis is away)
+        call = _Call(script, (len(keys), *keys, *args), asyncio.get_running_loop().create_future())
+        if not self._calls:
+            asyncio.get_running_loop().call_soon(self._send_calls)
+        self._calls.append(call)
+        return await _undisturbed(call.answer)
+
+    def _send_calls(self) -> None:
+        calls, self._calls = self._calls, []
+        task = self._tasks.start(self._exchange(calls), name="redis exchange")
+        # Not in the exchange itself: cancelled before it began, it would leave its callers waiting.
+        task.add_done_callback(
+            lambda _: self._settle(calls, [StoreUnavailable("the hub is shutting down")] * len(calls))
+        )
+
+    async def _exchange(self, calls: list[_Call]) -> None:
+        answers: list[Any]
+        try:
+            redis = self.redis
+            if missing := [call.script for call in calls if not call.script.sha]:
+                await _load(redis, missing)
+            answers = await _ask_all(redis, calls)
+            lost = [call for call, answer in zip(calls, answers, strict=True) if isinstance(answer, NoScriptError)]
+            if lost:  # Redis was restarted
+                await _load(redis, [call.script for call in lost])
+                again = iter(await _ask_all(redis, lost))
+                answers = [next(again) if isinstance(answer, NoScriptError) else answer for answer in answers]
+        except (RedisError, OSError, TimeoutError, StoreUnavailable) as error:
+            answers = [error] * len(calls)
+        self._settle(calls, answers)
+
+    def _settle(self, calls: list[_Call], answers: list[Any]) -> None:
+        for call, answer in zip(calls, answers, strict=True):
+            if call.answer.done():
+                continue
+            if isinstance(answer, StoreUnavailable):
+                call.answer.set_exception(copy.copy(answer))
+            elif isinstance(answer, Exception):
+                call.answer.set_exception(self._unavailable(answer))
+            else:
+                call.answer.set_result(answer)
+
+    def soon(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> None:
+        """Run a script in the background: for clean-up that must not be lost with its caller."""
+        self._tasks.start(self._run_quietly(script, keys, args), name="redis clean-up")
+
+    async def _run_quietly(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> None:
+        for _ in range(CLEAN_UP_TRIES):
+            try:
+                await self.run(script, keys, args)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(HEAL_EVERY_S)
+        logger.info("a clean-up was left to expiry")
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        self._note(error)
+        message = f"the session store (Redis) failed: {type(error).__name__}"
+        return StoreUnavailable(message, retry_after_s=RETRY_AFTER_S)
+
+    def _note(self, error: BaseException) -> None:
+        # A server that refuses is there: one that is full, or may not write, can still be read.
+        if isinstance(error, ResponseError):
+            logger.warning("redis refuses: %s: %s", type(error).__name__, error)
+            return
+        if not self.is_away:
+            logger.warning("redis is away: %s: %s", type(error).__name__, error)
+        self.is_away = True
+        self._healing.set()
+
+    async def _heal(self) -> None:
+        while True:
+            await self._healing.wait()
+            self._healing.clear()
+            while self.is_away:
+                await asyncio.sleep(HEAL_EVERY_S)
+                await self._look()
+
+    async def _look(self) -> None:
+        assert self._redis is not None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._redis.ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._healing.set()
+            self._on_away()
+            logger.debug("redis is still away: %s", error)
+            return
+        if self.is_away:
+            logger.info("redis is there")
+        self.is_away = False

@@ -1,0 +1,11 @@
+-- Set the day's and month's counters from the database, where Redis has lost or never had them.
+-- KEYS: prefix of the counters
+-- ARGV: day, month, tokens of the day, micro-dollars of the day, of the month, is Redis known to be behind (1/0)
+local prefix = KEYS[1]
+if ARGV[6] == '1' then redis.call('DEL', prefix .. 'filled:' .. ARGV[1]) end
+if redis.call('SET', prefix .. 'filled:' .. ARGV[1], 1, 'NX', 'EX', 2 * 86400) then
+  redis.call('SET', prefix .. 'tokens:' .. ARGV[1], ARGV[3], 'EX', 2 * 86400)
+  redis.call('SET', prefix .. 'cost:' .. ARGV[1], ARGV[4], 'EX', 2 * 86400)
+  redis.call('SET', prefix .. 'cost:' .. ARGV[2], ARGV[5], 'EX', 32 * 86400)
+end
+return 1

@@ -1,0 +1,176 @@
+"""One turn while it runs: what has come of it so far, and what it leaves behind when it is over."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+from chat.conversation import Conversation, Figures, Outcome, StoredMessage, new_id, now_ms, title_of
+from chat.errors import ChatError
+from chat.history import Merge, Mode, merge
+from chat.sessions import Held, after_turn
+from providers.events import Event, Message, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted, Usage
+
+CHARS_PER_TOKEN = 4
+
+
+@dataclass(slots=True)
+class RunningTurn:
+    """Collects the events of one turn. `held`, `before` and `merge` are None for a turn without a session."""
+
+    key_id: int
+    owner: str
+    request_id: str
+    turn: Turn
+    turn_id: str = field(default_factory=new_id)
+    held: Held | None = None
+    before: Conversation | None = None
+    merge: Merge | None = None
+    ttl_s: int = 0
+    is_over: bool = False
+    failure: ChatError | None = None
+    provider: str = ""
+    model: str = ""
+    started: TurnStarted | None = None
+    finished: TurnFinished | None = None
+    _usage: Usage | None = None
+    _texts: list[str] = field(default_factory=list)
+    _output_chars: int = 0
+    _began_ms: int = field(default_factory=now_ms)
+    _began_at: float = field(default_factory=time.monotonic)
+    _first_token_ms: int | None = None
+
+    def remember(self, before: Conversation, mode: Mode, *, ttl_s: int) -> None:
+        """Put what the session remembers before what was asked."""
+        stored = [before.messages[place].as_message() for place in before.places]
+        self.before, self.ttl_s = before, ttl_s
+        self.merge = merge(stored, self.turn.messages, mode)
+        messages = (*stored[: self.merge.keep], *self.merge.new)
+        self.turn = replace(self.turn, messages=messages, system=self.turn.system or before.head.system)
+
+    @property
+    def session_id(self) -> str:
+        return self.before.head.session_id if self.before else ""
+
+    def note(self, event: Event) -> None:
+        match event:
+            case TurnStarted(model, provider):
+                self.started = event
+                self.model, self.provider = model, provider
+            case TextDelta(text):
+                self._texts.append(text)
+                self._note_output(text)
+            case ReasoningDelta(text):
+                self._note_output(text)
+            case Usage():
+                self._usage = event
+            case TurnFinished(_, usage):
+                self.finished = event
+                self._usage = usage or self._usage
+
+    def _note_output(self, text: str) -> None:
+        self._output_chars += len(text)
+        if self._first_token_ms is None:
+            self._first_token_ms = self._elapsed_ms()
+
+    def _elapsed_ms(self) -> int:
+        return round((time.monotonic() - self._began_at) * 1_000)
+
+    @property
+    def has_answer(self) -> bool:
+        return any(self._texts)
+
+    # --- what it used ----------------------------------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage | None:
+        """The real figures of a turn that came to its end; of any other what is known, and a guess at the rest."""
+        if self.finished is not None or self.started is None:
+            return self._usage
+        guess = Usage(input_tokens=self._guess(self._prompt_chars()), output_tokens=0)
+        known = self._usage or guess
+        return replace(known, output_tokens=max(known.output_tokens, self._guess(self._output_chars)))
+
+    @property
+    def is_estimated(self) -> bool:
+        return self.started is not None and self.finished is None
+
+    def _prompt_chars(self) -> int:
+        return len(self.turn.system) + sum(len(message.text) for message in self.turn.messages)
+
+    @staticmethod
+    def _guess(chars: int) -> int:
+        return math.ceil(chars / CHARS_PER_TOKEN)
+
+    # --- what it leaves --------------------------------------------------------------------------------------------
+
+    def outcome(self, ended: str, *, cost_usd: float | None) -> Outcome:
+        """The turn as it ended: `ok`, `cancelled` or an error's code.
+
+        A turn that came to its end leaves question and answer, one cancelled in mid-answer the same but marked, any
+        other nothing.
+        """
+        figures = self._figures(ended, cost_usd)
+        is_partial = ended == "cancelled" and self.has_answer
+        if self.held is None or not (ended == "ok" or is_partial):
+            return Outcome(figures)
+        assert self.before is not None and self.merge is not None
+        # A question that was cancelled replaces nothing.
+        keep = len(self.before.messages) if is_partial else self.before.cut(self.merge.keep)
+        new = self.merge.new[-1:] if is_partial else self.merge.new
+        return self._with_messages(figures, keep, self._stored(new, is_partial))
+
+    def _with_messages(self, figures: Figures, keep: int, messages: tuple[StoredMessage, ...]) -> Outcome:
+        assert self.before is not None
+        before = self.before.head
+        whole = (*self.before.messages[:keep], *messages)
+        head = after_turn(
+            before,
+            updated_ms=max(now_ms(), before.updated_ms),
+            ttl_s=self.ttl_s,
+            title=before.title or title_of(message.as_message() for message in messages),
+            system=self.turn.system,
+            provider=self.provider,
+            model=self.model,
+            chars=sum(len(block) for message in whole for block in message.blocks),
+        )
+        return Outcome(replace(figures, session_uid=before.uid), head, keep, messages)
+
+    def _stored(self, new: tuple[Message, ...], is_partial: bool) -> tuple[StoredMessage, ...]:
+        now, usage = now_ms(), self.usage
+        tokens = (usage.input_tokens, usage.output_tokens) if usage else None
+        asked = [StoredMessage(it.role, it.blocks, self.turn_id, self._began_ms, is_partial=is_partial) for it in new]
+        answer = StoredMessage(
+            role="assistant",
+            blocks=("".join(self._texts),),
+            turn_id=self.turn_id,
+            at_ms=now,
+            provider=self.provider,
+            model=self.model,
+            is_partial=is_partial,
+            tokens=tokens,
+        )
+        return (*asked, answer)
+
+    def _figures(self, ended: str, cost_usd: float | None) -> Figures:
+        usage = self.usage or Usage(0, 0)
+        return Figures(
+            turn_id=self.turn_id,
+            key_id=self.key_id,
+            owner=self.owner,
+            outcome=ended,
+            started_ms=self._began_ms,
+            total_ms=self._elapsed_ms(),
+            request_id=self.request_id,
+            provider=self.provider,
+            model=self.model,
+            start=self.started.start if self.started else "",
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            is_estimated=self.is_estimated,
+            cost_usd=cost_usd,
+            first_token_ms=self._first_token_ms,
+        )

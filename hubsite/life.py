@@ -1,0 +1,43 @@
+"""The order in which the hub's parts come and go, whatever server runs it."""
+
+from __future__ import annotations
+
+import logging
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+
+from chat import runtime as chat_runtime
+from hubsite.private_redis import PrivateRedis, PrivateRedisFailed
+from providers import runtime as engine_runtime
+
+logger = logging.getLogger(__name__)
+
+
+class Life:
+    """One hub's life: Redis, then callers and conversations, then the engine; and back in the opposite order."""
+
+    def __init__(self) -> None:
+        self._redis = None if settings.HUB_REDIS_URL else PrivateRedis(settings.HUB_PRIVATE_REDIS_DIR)
+
+    async def start(self) -> None:
+        """Raises PrivateRedisFailed, and what keeps the engine from starting; `stop` is to be called then too."""
+        if self._redis is not None:
+            await sync_to_async(self._redis.attach, thread_sensitive=False)()
+        await chat_runtime.start(settings.HUB_REDIS_LOCATION, on_away=self._revive)
+        await engine_runtime.start()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Running turns get `grace_s` seconds and are written down; every child process is gone afterwards."""
+        await engine_runtime.stop(grace_s=grace_s)
+        await chat_runtime.stop()
+        if self._redis is not None:
+            self._redis.detach()
+
+    def _revive(self) -> None:
+        if self._redis is None:
+            return
+        try:
+            self._redis.revive()
+        except (PrivateRedisFailed, OSError) as error:
+            logger.error("the private Redis server can't be started again: %s", error)
