@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from bench.clis import MODELS, RawCli, hub_env, raw_clis
-from bench.processes import PeakMemory, tree_cpu_s, wait_until_quiet
+from bench.processes import PeakMemory, tree_cpu_s, wait_until_quiet, worker_pids
 from bench.raw import children_cpu_s, run_raw
 from bench.report import progress
 from bench.stats import Taken, percentile
@@ -123,7 +123,7 @@ class Bursts:
                 ]
                 cpu_before, began = tree_cpu_s(hub.pid), time.monotonic()
                 process = psutil.Process(hub.pid)
-                with PeakMemory(lambda: [child.pid for child in process.children()]) as memory:
+                with PeakMemory(lambda: worker_pids(hub.pid)) as memory:
                     taken = list(await asyncio.gather(*(ask(client, body, expect=mark) for body, mark in bodies)))
                     wall_s = time.monotonic() - began
                 cpu_s = tree_cpu_s(hub.pid) - cpu_before

@@ -6,10 +6,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import psutil
+
+from tests.hub import REDIS
 
 MB = 1024 * 1024
 # Looking at a hundred processes takes a while; resting this many times as long keeps it from being a load itself.
@@ -23,10 +26,52 @@ QUIET_WINDOW_S = 0.4
 QUIET_TIMEOUT_S = 60.0
 
 
-def own_cpu_s(pid: int) -> float:
-    """Processor seconds of one process, without its children."""
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """Processor seconds of a server, of what it started, and of the private Redis server among that."""
+
+    own_s: float = 0.0
+    children_s: float = 0.0
+    redis_s: float = 0.0
+
+    @property
+    def all_s(self) -> float:
+        return self.own_s + self.children_s + self.redis_s
+
+    def __add__(self, other: Cpu) -> Cpu:
+        return Cpu(self.own_s + other.own_s, self.children_s + other.children_s, self.redis_s + other.redis_s)
+
+    def since(self, before: Cpu) -> Cpu:
+        return Cpu(self.own_s - before.own_s, self.children_s - before.children_s, self.redis_s - before.redis_s)
+
+
+def split_cpu(pid: int) -> Cpu:
+    """What a process and everything below it have used by now, the ended ones included."""
+    process = psutil.Process(pid)
+    times = process.cpu_times()
+    children_s, redis_s = times.children_user + times.children_system, 0.0
+    for child in process.children():
+        with contextlib.suppress(psutil.Error):
+            used_s = tree_cpu_s(child.pid)
+            if _is_redis(child):
+                redis_s += used_s
+            else:
+                children_s += used_s
+    return Cpu(times.user + times.system, children_s, redis_s)
+
+
+def worker_pids(pid: int) -> list[int]:
+    """The direct children of a hub that serve turns."""
+    return [child.pid for child in psutil.Process(pid).children() if not _is_redis(child)]
+
+
+def _is_redis(process: psutil.Process) -> bool:
+    # The keeper has the server below itself, so its whole tree is meant.
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return any(mark in command for mark in REDIS)
 
 
 def tree_cpu_s(pid: int) -> float:

@@ -75,7 +75,8 @@ def _print_table(rows: list[list[str]]) -> None:
 def number(value: float) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:.3g}" if abs(value) < 1_000 else f"{value:,.0f}"
+    # From 999.5 on, three digits would be written as 1e+03.
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def ms(value_s: float) -> str:

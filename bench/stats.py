@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One answer: seconds to its first text and to its end. `start` is what the hub said of its worker.
+    """One answer: seconds to its first text and to its end, what the hub said of its worker, and the session's id.
 
     `error` is empty only for an answer that came whole and was the right one.
     """
@@ -19,6 +19,7 @@ class Taken:
     total_s: float
     start: str = ""
     error: str = ""
+    session: str = ""
 
 
 def median(values: Iterable[float]) -> float:

@@ -1,4 +1,4 @@
-"""Requests to a real hub over HTTP, timed as a client sees them."""
+"""Requests to a real hub (or another server with OpenAI's API) over HTTP, timed as a client sees them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,57 @@ import aiohttp
 import orjson
 
 from bench.stats import Taken
-from tests.hub import HubProcess, running_hub
+from tests.hub import HubProcess
 
 Json = dict[str, Any]
+
+# Limits that are checked on every request and never reached: without any, a part of the hub's work would be left out.
+NEVER = str(2**31 - 1)
+HUB_ENV = {"HUB_KEY_REQUESTS_PER_MINUTE": "10000000"}
+KEY_LIMITS = ("--tpm", NEVER, "--tpd", NEVER, "--concurrent", NEVER)
+
+
+class BenchHub(HubProcess):
+    """A hub whose key has limits of every kind that a turn without a price can have."""
+
+    limited_key = ""
+
+    @property
+    def key(self) -> str:
+        return self.limited_key
+
+    def start(self, *, bind: str = "") -> None:
+        super().start(bind=bind)
+        made = self.run("create_key", "bench", "--quiet", *KEY_LIMITS)
+        assert made.returncode == 0, made.stderr
+        self.limited_key = made.stdout.strip()
 
 
 @contextlib.contextmanager
 def fresh_hub(folder: Path, env: Mapping[str, str], *, server: str = "daphne") -> Iterator[HubProcess]:
-    """A hub that is ready, on a data folder of its own."""
-    with running_hub(Path(tempfile.mkdtemp(dir=folder, prefix="hub-")), env=env, server=server) as hub:
+    """A hub that is ready, on a data folder of its own, ended with the block whatever happens in it."""
+    hub = BenchHub(Path(tempfile.mkdtemp(dir=folder, prefix="hub-")), env={**HUB_ENV, **env}, server=server)
+    try:
+        hub.start()
         yield hub
+    finally:
+        hub.close()
+
+
+def new_client(url: str, headers: Mapping[str, str], *, timeout_s: float) -> aiohttp.ClientSession:
+    """A client without a limit of connections that has none yet."""
+    return aiohttp.ClientSession(
+        url,
+        headers=headers,
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+    )
 
 
 @contextlib.asynccontextmanager
 async def client_of(hub: HubProcess, *, timeout_s: float) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client without a limit of connections that has asked once already, so key and route are looked up."""
-    async with aiohttp.ClientSession(
-        hub.url,
-        headers=hub.headers,
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=timeout_s),
-    ) as client:
+    """A client that has asked once already, so key and route are looked up."""
+    async with new_client(hub.url, hub.headers, timeout_s=timeout_s) as client:
         async with client.get("/v1/models") as response:
             response.raise_for_status()
             await response.read()
@@ -47,12 +77,13 @@ def request_body(prompt: str, *, provider: str, model: str, system: str = "", st
     return {"provider": provider, "model": model, "stream": stream, "messages": messages}
 
 
-async def ask(client: aiohttp.ClientSession, body: Json, *, expect: str) -> Taken:
-    """One request, streamed or whole as `body` says; `expect` has to be in the answer."""
+async def ask(client: aiohttp.ClientSession, body: Json, *, expect: str, session: str = "") -> Taken:
+    """One request, streamed or whole as `body` says, a session's next if one is named; `expect` has to be in it."""
+    headers = {"X-Session-ID": session} if session else None
     began = time.monotonic()
     try:
-        async with client.post("/v1/chat/completions", json=body) as response:
-            start = response.headers.get("X-Hub-Start", "")
+        async with client.post("/v1/chat/completions", json=body, headers=headers) as response:
+            start, session = response.headers.get("X-Hub-Start", ""), response.headers.get("X-Session-ID", "")
             if response.status != 200:
                 return Taken(0, 0, start, f"{response.status}: {(await response.text())[:200]}")
             first_s, text, is_complete = await (_streamed if body["stream"] else _whole)(response, began)
@@ -61,7 +92,7 @@ async def ask(client: aiohttp.ClientSession, body: Json, *, expect: str) -> Take
     total_s = time.monotonic() - began
     if not is_complete or expect not in text:
         return Taken(0, 0, start, f"not the right answer: {text[:80]!r}, {is_complete=}")
-    return Taken(first_s, total_s, start)
+    return Taken(first_s, total_s, start, session=session)
 
 
 async def _streamed(response: aiohttp.ClientResponse, began: float) -> tuple[float, str, bool]:
