@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from urllib.parse import quote
@@ -11,7 +12,7 @@ import orjson
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Path, Router
 
-from chat import schemas, service
+from chat import choice, schemas, service
 from chat.ask import Admitted, Ask
 from chat.auth import KEY_AUTH
 from chat.errors import BadRequest
@@ -28,6 +29,8 @@ from providers.events import Event, TurnStarted
 from providers.provider import Provider
 
 MAX_IDEMPOTENCY_KEY = 255
+ANSWERS = ("assistant", "tool", "function")
+RETRY_COUNT = re.compile(r"[0-9]{1,6}")
 
 router = Router(auth=KEY_AUTH)
 
@@ -82,8 +85,10 @@ async def create_chat_completion(request: HttpRequest, body: schemas.ChatComplet
     if mark is None:
         answer = await _whole(asked, ask, body)
     else:
+        if chat().shield.knows(mark):
+            await count(request)  # no turn of its own, but a request
         answer = await chat().shield.answer(mark, lambda: _whole(asked, ask, body))
-        asked.answer_headers |= answer.headers
+        asked.answer_headers = answer.headers | asked.answer_headers
     return HttpResponse(answer.body, content_type="application/json")
 
 
@@ -97,6 +102,7 @@ def _to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:
         model=body.model or "",
         session_id=request.headers.get("X-Session-ID", "").strip(),
         mode=mode,  # type: ignore[arg-type]
+        has_answers=any(message.role in ANSWERS for message in body.messages),
         request_id=request.request_id,
     )
 
@@ -107,11 +113,12 @@ def _mark(request: HubRequest) -> Mark | None:
     count = request.headers.get("X-Stainless-Retry-Count", "").strip()
     if len(key) > MAX_IDEMPOTENCY_KEY:
         raise BadRequest(f"an Idempotency-Key has at most {MAX_IDEMPOTENCY_KEY} characters", param="Idempotency-Key")
-    if not key and not count.isdecimal():
+    has_count = bool(RETRY_COUNT.fullmatch(count))
+    if not key and not has_count:
         return None
     session = "\0".join(request.headers.get(name, "") for name in ("X-Session-ID", "X-Session-Mode"))
     digest = hashlib.sha256(session.encode() + b"\0" + request.body).digest()
-    return Mark(request.auth.key_id, digest, key, is_retry=count.isdecimal() and int(count) > 0)
+    return Mark(request.auth.key_id, digest, key, is_retry=has_count and int(count) > 0)
 
 
 async def _whole(request: HubRequest, ask: Ask, body: schemas.ChatCompletionRequest) -> WholeAnswer:
@@ -146,6 +153,8 @@ async def _begin(request: HubRequest, events: Events, body: schemas.ChatCompleti
                     request.answer_headers["X-Session-ID"] = session_id
             case TurnStarted():
                 ignored = openai_request.ignored_parameters(body, unsupported)
+                if body.stream and "Idempotency-Key" in request.headers:
+                    ignored.append("Idempotency-Key")
                 request.answer_headers |= _describe(event, ignored)
                 return event
     raise ProtocolBroken("the turn ended before it began")
@@ -163,7 +172,7 @@ def _describe(started: TurnStarted, ignored: list[str]) -> dict[str, str]:
 async def list_models(request: HttpRequest) -> schemas.ModelList:
     """Every name the field `model` accepts."""
     await count(request)
-    names = service.list_models(hub_request(request).auth)
+    names = choice.list_models(hub_request(request).auth)
     return schemas.ModelList(object="list", data=[_model(name, owner) for name, owner in names.items()])
 
 
@@ -171,7 +180,7 @@ async def list_models(request: HttpRequest) -> schemas.ModelList:
 async def get_model(request: HttpRequest, model_id: Path[str]) -> schemas.ModelBody:
     """One of them."""
     await count(request)
-    names = service.list_models(hub_request(request).auth)
+    names = choice.list_models(hub_request(request).auth)
     if model_id not in names:
         raise ModelUnknown(f"there is no model {model_id[:80]!r}")
     return _model(model_id, names[model_id])
@@ -186,7 +195,7 @@ async def list_providers(request: HttpRequest) -> schemas.ProviderList:
     """The providers, whether they can answer, and what to do if not."""
     await count(request)
     return schemas.ProviderList(
-        providers=[_provider(it) for it in await service.list_providers(hub_request(request).auth)]
+        providers=[_provider(it) for it in await choice.list_providers(hub_request(request).auth)]
     )
 
 

@@ -68,8 +68,8 @@ class Archive:
     async def start(self) -> None:
         self._writer.start()
         self._reader.start()
-        self._tasks.start(self._write_forever(), name="archive writer")
-        self._tasks.start(self._sweep_forever(), name="archive sweep")
+        self._tasks.repeat(self._write_waiting, name="archive writer", pause_s=0)
+        self._tasks.repeat(self._sweep_quietly, name="archive sweep", pause_s=SWEEP_EVERY_S)
 
     async def stop(self) -> None:
         """Write what waits, for a few seconds at most; the rest is left to Redis."""
@@ -116,16 +116,15 @@ class Archive:
         with suppress(StoreUnavailable):
             await self._hot.ask(write)
 
-    async def _write_forever(self) -> None:
-        while True:
-            await self._has_work.wait()
+    async def _write_waiting(self) -> None:
+        await self._has_work.wait()
+        group = list(islice(self._waiting.values(), GROUP))
+        if not group:
             self._has_work.clear()
-            while self._waiting:
-                group = list(islice(self._waiting.values(), GROUP))
-                if await self._write([it.outcome for it in group]):
-                    await self._forget([it.turn_id for it in group])
-                else:
-                    await asyncio.sleep(RETRY_S)
+        elif await self._write([it.outcome for it in group]):
+            await self._forget([it.turn_id for it in group])
+        else:
+            await asyncio.sleep(RETRY_S)
 
     async def _write(self, outcomes: Sequence[Outcome]) -> bool:
         """Write a group and let those go who wait for it; False if the database can't take it now."""
@@ -161,11 +160,9 @@ class Archive:
 
     # --- what other hubs have left -----------------------------------------------------------------------------------
 
-    async def _sweep_forever(self) -> None:
-        while True:
-            with suppress(StoreUnavailable):
-                await self._sweep()
-            await asyncio.sleep(SWEEP_EVERY_S)
+    async def _sweep_quietly(self) -> None:
+        with suppress(StoreUnavailable):
+            await self._sweep()
 
     async def _sweep(self) -> None:
         turn_ids = await self._left_behind()

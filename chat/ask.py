@@ -13,7 +13,8 @@ from providers.events import Turn
 class Ask:
     """A question as the caller sent it: `turn` holds its messages, not yet what the session remembers.
 
-    Empty `provider`, `model` or `session_id` leave the choice to the hub.
+    `has_answers`: there were answers among the messages, if only such without a text, so they are a history. Empty
+    `provider`, `model` or `session_id` leave the choice to the hub.
     """
 
     turn: Turn
@@ -21,12 +22,14 @@ class Ask:
     model: str = ""
     session_id: str = ""
     mode: Mode = "auto"
+    has_answers: bool = False
     request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """First of all events: the turn may run. `session_id` is empty where none can be kept (Redis is away)."""
+    """First of all events: the request is counted. `session_id` is empty where no session is open: none can be kept
+    while Redis is away, or an error comes next."""
 
     session_id: str
     standing: Standing

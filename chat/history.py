@@ -26,11 +26,17 @@ class Merge:
     new: tuple[Message, ...]
 
 
-def merge(stored: Sequence[Message], sent: Sequence[Message], mode: Mode = "auto") -> Merge:
-    """Decide what of a request is new. `sent` is never empty and ends with a user message."""
+def merge(
+    stored: Sequence[Message], sent: Sequence[Message], mode: Mode = "auto", *, has_answers: bool = False
+) -> Merge:
+    """Decide what of a request is new. `sent` is never empty and ends with a user message.
+
+    `has_answers`: there were answers without a text among them, which are left out.
+    """
     if mode == "replace":
         return Merge(0, tuple(sent))
-    if mode == "append" or all(message.role == "user" for message in sent):
+    is_history = has_answers or any(message.role == "assistant" for message in sent)
+    if mode == "append" or not is_history:
         return Merge(len(stored), tuple(sent))
     return _recognise([_key(it) for it in stored], [_key(it) for it in sent], sent)
 

@@ -10,6 +10,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,11 +87,14 @@ class HotState:
     `timeout_s` bounds each exchange. `on_away` is called (again and again) while Redis can't be reached.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, on_away: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float, on_away: Callable[[], None] = lambda: None, is_private: bool = False
+    ) -> None:
         self.is_away = True
         self._url = url
         self._timeout_s = timeout_s
         self._on_away = on_away
+        self._is_private = is_private
         self._tasks = Tasks()
         self._redis: Redis | None = None
         self._healing = asyncio.Event()
@@ -109,7 +113,7 @@ class HotState:
         )
         self._redis = Redis(connection_pool=pool)
         await self._look()
-        self._tasks.start(self._heal(), name="redis heal")
+        self._tasks.repeat(self._heal, name="redis heal", pause_s=0)
 
     async def stop(self) -> None:
         await self._tasks.cancel()
@@ -181,6 +185,15 @@ class HotState:
             else:
                 call.answer.set_result(answer)
 
+    def forget_on_disk(self) -> None:
+        """Have the hub's own server write its file anew, without what was deleted; anyone else's is left alone."""
+        if self._is_private:
+            self._tasks.start(self._rewrite(), name="redis rewrite")
+
+    async def _rewrite(self) -> None:
+        with suppress(StoreUnavailable):  # one that is under way already is enough, or nearly so
+            await self.ask(lambda redis: redis.bgrewriteaof())
+
     def soon(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> None:
         """Run a script in the background: for clean-up that must not be lost with its caller."""
         self._tasks.start(self._run_quietly(script, keys, args), name="redis clean-up")
@@ -210,12 +223,9 @@ class HotState:
         self._healing.set()
 
     async def _heal(self) -> None:
-        while True:
-            await self._healing.wait()
-            self._healing.clear()
-            while self.is_away:
-                await asyncio.sleep(HEAL_EVERY_S)
-                await self._look()
+        await self._healing.wait()
+        await asyncio.sleep(HEAL_EVERY_S)
+        await self._look()
 
     async def _look(self) -> None:
         assert self._redis is not None
@@ -223,6 +233,7 @@ class HotState:
             async with asyncio.timeout(self._timeout_s):
                 await self._redis.ping()
         except (RedisError, OSError, TimeoutError) as error:
+            self.is_away = True
             self._healing.set()
             self._on_away()
             logger.debug("redis is still away: %s", error)
@@ -230,3 +241,4 @@ class HotState:
         if self.is_away:
             logger.info("redis is there")
         self.is_away = False
+        self._healing.clear()

@@ -55,12 +55,13 @@ class Caller:
 
     def check_model(self, name: str) -> None:
         """Raises ModelNotAllowed."""
-        if self.models and not any(_matches(name, pattern) for pattern in self.models):
+        if self.models and not any(matches(name, pattern) for pattern in self.models):
             message = f"this key may not use the model {name[:80]!r}, only {_listed(self.models)}"
             raise ModelNotAllowed(message, param="model")
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a model is meant by a pattern with `*` and `?`."""
     # Models are called sonnet[1m], which is not meant as a set of characters.
     return fnmatchcase(name, pattern.replace("[", "[[]"))
 

@@ -30,7 +30,7 @@ class Leases:
         self._tasks = Tasks()
 
     def start(self) -> None:
-        self._tasks.start(self._renew_all(), name="renew leases")
+        self._tasks.repeat(self._renew_all, name="renew leases", pause_s=self._every_s)
 
     async def stop(self) -> None:
         await self._tasks.cancel()
@@ -46,12 +46,13 @@ class Leases:
                 return
 
     async def _renew_all(self) -> None:
-        while True:
-            await asyncio.sleep(self._every_s)
-            for turn_id, lease in list(self._held.items()):
-                async with lease.renewing:
-                    if turn_id in self._held:
-                        await self._renew(lease)
+        # At once, so that they travel together.
+        await asyncio.gather(*(self._renew_held(turn_id, lease) for turn_id, lease in list(self._held.items())))
+
+    async def _renew_held(self, turn_id: str, lease: _Lease) -> None:
+        async with lease.renewing:
+            if turn_id in self._held:
+                await self._renew(lease)
 
     async def _renew(self, lease: _Lease) -> None:
         for renew in lease.renewals:

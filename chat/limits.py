@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from asgiref.sync import sync_to_async
-
+from chat.database import ask_database
 from chat.errors import BudgetSpent, LimitReached, StoreUnavailable
 from chat.hot import HotState, Script, Value
 from chat.local_limits import LocalLimits
@@ -67,7 +67,7 @@ class Limits:
         self._unbooked: set[int] = set()  # keys of which Redis knows less than the database
 
     async def admit(self, key_id: int, limits: KeyLimits, *, request: str, is_turn: bool) -> Standing:
-        """Count one request, of a turn or of something lighter. Raises LimitReached."""
+        """Count one request, of a turn or of something lighter. Raises LimitReached, DatabaseUnavailable."""
         try:
             answer = await self._ask(key_id, limits, request, is_turn)
         except StoreUnavailable:
@@ -82,7 +82,7 @@ class Limits:
         today = Today.now()
         keys = (f"hub:limit:{key_id}:requests", turns_key(key_id), prefix(key_id))
         args: tuple[Value, ...] = (request, int(is_turn), self._lease_ms, *today.as_args(), *limits.as_numbers())
-        if key_id in self._unbooked:
+        if is_turn and limits.by_day and key_id in self._unbooked:
             await self._fill(key_id, today)
         answer = await self._hot.run(self.admit_script, keys, args)
         if answer[0] == 2:
@@ -92,11 +92,11 @@ class Limits:
 
     async def _decide_alone(self, key_id: int, limits: KeyLimits, request: str, is_turn: bool) -> Any:
         today = Today.now()
-        used = await sync_to_async(used_since)(key_id, today) if is_turn and limits.by_day else (0, 0, 0)
+        used = await _used(key_id, today) if is_turn and limits.by_day else (0, 0, 0)
         return self._here.admit(key_id, limits.as_numbers(), request, is_turn=is_turn, used=used, today=today)
 
     async def _fill(self, key_id: int, today: Today) -> None:
-        used = await sync_to_async(used_since)(key_id, today)
+        used = await _used(key_id, today)
         is_behind = int(key_id in self._unbooked)
         await self._hot.run(self.fill_script, (prefix(key_id),), (today.day, today.month, *used, is_behind))
         self._unbooked.discard(key_id)
@@ -116,7 +116,12 @@ class Limits:
         try:
             await self._hot.run(self.book_script, (turns_key(key_id), prefix(key_id)), args)
         except StoreUnavailable:
-            self._unbooked.add(key_id)
+            if limits.by_day:
+                self._unbooked.add(key_id)
+
+
+async def _used(key_id: int, today: Today) -> tuple[int, int, int]:
+    return await ask_database(partial(used_since, key_id, today), "what this key has used")
 
 
 def turns_key(key_id: int) -> str:

@@ -26,4 +26,6 @@ def hub_request(request: HttpRequest) -> HubRequest:
 async def count(request: HttpRequest, scope: str = "") -> None:
     """Admit a request that is no turn. Raises ScopeMissing, LimitReached."""
     asked = hub_request(request)
-    asked.answer_headers |= limit_headers(await service.count_request(asked.auth, scope))
+    asked.answer_headers |= limit_headers(await service.count_request(asked.auth))
+    if scope:
+        asked.auth.require(scope)

@@ -41,11 +41,11 @@ class RunningTurn:
     _began_at: float = field(default_factory=time.monotonic)
     _first_token_ms: int | None = None
 
-    def remember(self, before: Conversation, mode: Mode, *, ttl_s: int) -> None:
+    def remember(self, before: Conversation, mode: Mode, *, has_answers: bool = False, ttl_s: int) -> None:
         """Put what the session remembers before what was asked."""
         stored = [before.messages[place].as_message() for place in before.places]
         self.before, self.ttl_s = before, ttl_s
-        self.merge = merge(stored, self.turn.messages, mode)
+        self.merge = merge(stored, self.turn.messages, mode, has_answers=has_answers)
         messages = (*stored[: self.merge.keep], *self.merge.new)
         self.turn = replace(self.turn, messages=messages, system=self.turn.system or before.head.system)
 
@@ -130,7 +130,7 @@ class RunningTurn:
             updated_ms=max(now_ms(), before.updated_ms),
             ttl_s=self.ttl_s,
             title=before.title or title_of(message.as_message() for message in messages),
-            system=self.turn.system,
+            system=before.system if messages[-1].is_partial else self.turn.system,
             provider=self.provider,
             model=self.model,
             chars=sum(len(block) for message in whole for block in message.blocks),

@@ -23,7 +23,12 @@ class Chat:
     def __init__(self, redis_url: str, *, on_away: Callable[[], None]) -> None:
         lease_s = settings.HUB_SESSION_LOCK_S
         self.keeps_conversations: bool = settings.HUB_SESSION_ARCHIVE
-        self.hot = HotState(redis_url, timeout_s=settings.HUB_REDIS_TIMEOUT_S, on_away=on_away)
+        self.hot = HotState(
+            redis_url,
+            timeout_s=settings.HUB_REDIS_TIMEOUT_S,
+            on_away=on_away,
+            is_private=not settings.HUB_REDIS_URL,
+        )
         self.archive = Archive(self.hot, keeps_conversations=self.keeps_conversations)
         self.sessions = Sessions(self.hot, lock_s=lease_s)
         self.limits = Limits(self.hot, lease_s=lease_s)
@@ -58,8 +63,8 @@ def chat() -> Chat:
 
 async def start(redis_url: str, *, on_away: Callable[[], None] = lambda: None) -> Chat:
     started = Chat(redis_url, on_away=on_away)
-    await started.start()
     _running[:] = [started]
+    await started.start()
     return started
 
 

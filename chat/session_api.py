@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -9,14 +10,15 @@ from django.http import HttpRequest
 from ninja import Path, Router
 from pydantic import Field
 
-from chat import schemas, service
+from chat import conversations, schemas
 from chat.auth import KEY_AUTH
 from chat.conversation import Conversation, Head, StoredMessage
 from chat.errors import BadRequest
 from chat.requests import count, hub_request
 from chat.schemas import ERRORS
+from chat.sessions import SESSION_ID
 
-PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+PATTERN = f"^{SESSION_ID.pattern}$"
 SessionId = Annotated[str, Field(pattern=PATTERN)]
 MAX_PAGE = 100
 LAST_MS = 253_402_300_799_999  # of the year 9999, the last that a database's column takes
@@ -34,7 +36,9 @@ async def list_sessions(
     await count(request, "sessions")
     before_ms, seen = _read_cursor(after)
     # The cursor's millisecond may hold several sessions, of which some were on the page before.
-    heads = await service.list_sessions(hub_request(request).auth, before_ms=before_ms, limit=limit + 1 + len(seen))
+    heads = await conversations.list_sessions(
+        hub_request(request).auth, before_ms=before_ms, limit=limit + 1 + len(seen)
+    )
     fresh = [head for head in heads if head.updated_ms != before_ms or head.session_id not in seen]
     page = fresh[:limit]
     has_more = len(fresh) > limit
@@ -56,7 +60,7 @@ def _read_cursor(cursor: str) -> tuple[int | None, list[str]]:
     if not cursor:
         return None, []
     moment, *seen = cursor.split(",")
-    if not moment.isdecimal() or len(moment) > 15 or int(moment) > LAST_MS:
+    if not re.fullmatch(r"[0-9]{1,15}", moment) or int(moment) > LAST_MS:
         raise BadRequest("after is the `next` of the page before", param="after")
     return int(moment), seen
 
@@ -65,7 +69,7 @@ def _read_cursor(cursor: str) -> tuple[int | None, list[str]]:
 async def get_session(request: HttpRequest, session_id: Path[SessionId]) -> schemas.SessionBody:
     """One conversation, with all its messages."""
     await count(request, "sessions")
-    found = await service.get_session(hub_request(request).auth, session_id)
+    found = await conversations.get_session(hub_request(request).auth, session_id)
     return schemas.SessionBody(**_listed(found.head).model_dump(), messages=_messages(found))
 
 
@@ -73,7 +77,7 @@ async def get_session(request: HttpRequest, session_id: Path[SessionId]) -> sche
 async def delete_session(request: HttpRequest, session_id: Path[SessionId]) -> schemas.SessionDeleted:
     """Erase a conversation everywhere. Its turns' figures stay."""
     await count(request, "sessions")
-    await service.delete_session(hub_request(request).auth, session_id)
+    await conversations.delete_session(hub_request(request).auth, session_id)
     return schemas.SessionDeleted(success=True, message="Session deleted")
 
 

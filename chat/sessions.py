@@ -86,6 +86,7 @@ class Sessions:
     release_script = Script("session_release")
     renew_script = Script("session_renew")
     delete_script = Script("session_delete")
+    restore_script = Script("session_restore")
 
     def __init__(self, hot: HotState, *, lock_s: float) -> None:
         self._hot = hot
@@ -183,22 +184,18 @@ class Sessions:
         )
         return said
 
-    async def restore(self, conversation: Conversation, left_ms: int) -> None:
-        """Put back what Redis has lost, for the time it has left. Only under the session's lock."""
+    async def restore(self, conversation: Conversation, left_ms: int) -> bool:
+        """Put back what Redis has lost, for the time it has left. Only under the session's lock.
+
+        False if it was deleted meanwhile. Raises StoreUnavailable.
+        """
         head = conversation.head
         keys = Keys.of(head.owner, head.session_id)
-
-        async def write(redis: Redis) -> None:
-            pipe = redis.pipeline(transaction=True)
-            pipe.delete(keys.messages)
-            if conversation.messages:
-                pipe.rpush(keys.messages, *map(dump_message, conversation.messages))
-                pipe.pexpire(keys.messages, left_ms)
-            pipe.set(keys.head, dump_head(head), px=left_ms)
-            pipe.zadd(keys.index, {head.session_id: head.updated_ms})
-            await pipe.execute()
-
-        await self._hot.ask(write)
+        names = (keys.head, keys.messages, keys.index, keys.deleted)
+        about = (head.uid, dump_head(head), left_ms, head.updated_ms, head.session_id)
+        return bool(
+            await self._hot.run(self.restore_script, names, (*about, *map(dump_message, conversation.messages)))
+        )
 
     async def get(self, owner: str, session_id: str) -> Conversation | None:
         """What Redis holds of a session, None if nothing. Raises StoreUnavailable."""
@@ -212,11 +209,19 @@ class Sessions:
 
         return await self._hot.ask(read)
 
-    async def delete(self, owner: str, session_id: str, *, uid: str = "") -> str:
-        """Remove a session; the uid it had, empty if there was none. Raises StoreUnavailable."""
+    async def uid_of(self, owner: str, session_id: str) -> str:
+        """What a session is known by inside, empty if Redis holds none of that id. Raises StoreUnavailable."""
+        raw = await self._hot.ask(lambda redis: redis.get(Keys.of(owner, session_id).head))
+        return load_head(raw).uid if raw else ""
+
+    async def delete(self, owner: str, session_id: str, *, uids: Sequence[str] = ()) -> str:
+        """Remove a session, that of a first turn that still runs too. What it was known by, empty if there was none.
+
+        None of `uids`, which it has or had, comes back. Raises StoreUnavailable.
+        """
         keys = Keys.of(owner, session_id)
         names = (keys.head, keys.messages, keys.lock, keys.index, keys.deleted)
-        had: bytes = await self._hot.run(self.delete_script, names, (session_id, TOMBSTONE_MS, uid))
+        had: bytes = await self._hot.run(self.delete_script, names, (session_id, TOMBSTONE_MS, *uids))
         return had.decode()
 
     async def page(self, owner: str, *, before_ms: int | None, limit: int) -> list[Head]:

@@ -15,6 +15,7 @@ from typing import Any
 from chat.errors import IdempotencyKeyReused
 
 MAX_KEPT = 1_000
+STOP_WAIT_S = 5.0
 MAX_KEPT_BYTES = 64 * 1024 * 1024
 
 Name = tuple[int, str | bytes]
@@ -91,9 +92,22 @@ class RetryShield:
             if not run.waiting:
                 self._leave(run, is_delivered)
 
+    def knows(self, mark: Mark) -> bool:
+        """Whether the request would be given another one's answer. Raises IdempotencyKeyReused."""
+        return self._find(mark) is not None
+
+    def forget_session(self, session_id: str) -> None:
+        """Give out no answer any more that belongs to a session."""
+        for run in [run for runs in self._runs.values() for run in runs]:
+            if run.is_good and run.task.result().headers.get("X-Session-ID") == session_id:
+                self._forget(run)
+
     async def stop(self) -> None:
-        """End the runs nobody waits for."""
+        """End the runs nobody waits for, then, if they take too long, the others."""
         runs = [run for runs in self._runs.values() for run in runs]
+        awaited = [run.task for run in runs if run.waiting]
+        if awaited:
+            await asyncio.wait(awaited, timeout=STOP_WAIT_S)
         for run in runs:
             if run.timer is not None:
                 run.timer.cancel()

@@ -50,21 +50,21 @@ class Env:
         unknown = [word for word in words if known and word not in known]
         if not unknown:
             return words
-        self._fault(name, f"does not know {', '.join(unknown)}", f"Use any of: {', '.join(known)}")
+        self.refuse(name, f"does not know {', '.join(unknown)}", f"Use any of: {', '.join(known)}")
         return default.split(",")
 
     def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
         value = self.text(name, default)
         if value in known:
             return value
-        self._fault(name, f"can't be {value[:40]!r}", f"Use one of: {', '.join(known)}")
+        self.refuse(name, f"can't be {value[:40]!r}", f"Use one of: {', '.join(known)}")
         return default
 
     def flag(self, name: str, *, default: bool) -> bool:
         value = self.text(name, "on" if default else "off").lower()
         if value in TRUE | FALSE:
             return value in TRUE
-        self._fault(name, f"can't be {value[:40]!r}", "Use on or off")
+        self.refuse(name, f"can't be {value[:40]!r}", "Use on or off")
         return default
 
     def integer(self, name: str, default: int, *, least: int = 0, most: int = 2**53) -> int:
@@ -82,7 +82,7 @@ class Env:
         value = self.text(name)
         if not value or (value.split("://")[0] in schemes and "://" in value and _is_url(value)):
             return value
-        self._fault(
+        self.refuse(
             name, "is no URL that can be used", f"Use one that begins with {', '.join(f'{it}://' for it in schemes)}"
         )
         return ""
@@ -92,7 +92,7 @@ class Env:
         try:
             return [ip_network(word, strict=False) for word in self.words(name, "")]
         except ValueError as error:
-            self._fault(name, f"can't be used: {error}", "Use addresses such as 10.0.0.0/8,127.0.0.1")
+            self.refuse(name, f"can't be used: {error}", "Use addresses such as 10.0.0.0/8,127.0.0.1")
             return []
 
     def secret(self, name: str, path: Path) -> str:
@@ -101,7 +101,7 @@ class Env:
             return self.text(name) or read_or_make_secret(path)
         except OSError as error:
             problem = f"can't be used: {path.parent}: {error.strerror}"
-            self._fault("HUB_DATA_DIR", problem, "Name a folder this user can write to")
+            self.refuse("HUB_DATA_DIR", problem, "Name a folder this user can write to")
             return secrets.token_urlsafe(48)
 
     def _number(self, name: str, default: T, read: type[T], kind: str, least: T, most: T) -> T:
@@ -112,10 +112,11 @@ class Env:
             number = None
         if number is not None and least <= number <= most:
             return number
-        self._fault(name, f"can't be {value[:40]!r}", f"Use {kind} of {least} to {most}")
+        self.refuse(name, f"can't be {value[:40]!r}", f"Use {kind} of {least} to {most}")
         return default
 
-    def _fault(self, name: str, problem: str, hint: str) -> None:
+    def refuse(self, name: str, problem: str, hint: str) -> None:
+        """Remember a value that can't be used."""
         self.faults.append(Fault(name, problem, hint))
 
 

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
+from django.db import connection
 
 from chat.key_ring import is_good_key
 from chat.keys import active_keys, create_key, revoke_key
 
 LOCAL_KEY_NAME = "this machine"
+MAX_NAME = 100
+# Any number that nobody else locks in the hub's database.
+FIRST_RUN_LOCK = 0x_4C4C_4D48
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hubs that share a PostgreSQL prepare it one after the other; nobody shares an SQLite."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [FIRST_RUN_LOCK])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [FIRST_RUN_LOCK])
+
+
+def local_key_name(folder: Path) -> str:
+    """Of this folder alone: other hubs may keep theirs in the same database."""
+    return f"{LOCAL_KEY_NAME} ({socket.gethostname()}, {folder})"[:MAX_NAME]
 
 
 def prepare_data_folder(folder: Path) -> None:
-    """Make the folder its owner's alone, then migrate."""
+    """Make the folder its owner's alone, and whatever this process puts there, then migrate."""
+    os.umask(0o077)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     call_command("migrate", verbosity=0, interactive=False)
@@ -28,9 +55,10 @@ def ensure_local_key(folder: Path) -> Path:
     path = folder / "local.key"
     if path.exists() and is_good_key(path.read_text().strip()):
         return path
-    for key in active_keys(LOCAL_KEY_NAME):
+    name = local_key_name(folder)
+    for key in active_keys(name):
         revoke_key(key)
-    write_secret(path, create_key(LOCAL_KEY_NAME))
+    write_secret(path, create_key(name))
     return path
 
 

@@ -78,5 +78,5 @@ def _first_ready(engine: Engine, may_use: Callable[[str], bool]) -> Provider:
     if usable:
         return min(usable, key=lambda provider: provider.state != "ready")
     states = "; ".join(f"{it.name}: {it.state.replace('_', ' ')} ({it.mend})" for it in candidates)
-    message = f"no provider is ready: {states or 'none is enabled for this key'}"
+    message = f"no provider is ready: {states or 'none is enabled that answers without being named'}"
     raise NoProviderReady(message)

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+
+# A step that fails at once, again and again, must not keep the processor busy.
+AFTER_FAILURE_S = 1.0
+
+
+async def _repeated(step: Callable[[], Coroutine[Any, Any, None]], name: str, pause_s: float) -> None:
+    while True:
+        try:
+            await step()
+        except Exception:
+            logger.exception("%s", name)
+            await asyncio.sleep(AFTER_FAILURE_S)
+        await asyncio.sleep(pause_s)
 
 
 class Tasks:
@@ -27,6 +41,10 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def repeat(self, step: Callable[[], Coroutine[Any, Any, None]], *, name: str, pause_s: float) -> None:
+        """Run a step again and again, `pause_s` seconds apart. One that fails is logged, and the next is tried."""
+        self.start(_repeated(step, name, pause_s), name=name)
 
     async def drain(self) -> None:
         """Wait until every task has ended, those started meanwhile too. The caller bounds the wait."""

@@ -81,12 +81,12 @@ class LiveMessages(Sequence[StoredMessage]):
         return [load_message(raw) for raw in found]
 
 
-def delete_live(owner: str, session_id: str, *, uid: str = "") -> str:
-    """What Sessions.delete does: remove a session from Redis and leave the mark that keeps a running turn from
-    bringing it back. The uid it had, else the one given. Raises StoreUnavailable.
+def delete_live(owner: str, session_id: str, *, uids: Sequence[str] = ()) -> str:
+    """What Sessions.delete does: remove a session from Redis and leave the marks that keep a running turn from
+    bringing it back. What it was known by. Raises StoreUnavailable.
     """
     keys = Keys.of(owner, session_id)
     names = (keys.head, keys.messages, keys.lock, keys.index, keys.deleted)
     with _redis() as redis:
-        had: bytes = redis.eval(Sessions.delete_script.text, len(names), *names, session_id, str(TOMBSTONE_MS), uid)
+        had: bytes = redis.eval(Sessions.delete_script.text, len(names), *names, session_id, str(TOMBSTONE_MS), *uids)
     return had.decode()

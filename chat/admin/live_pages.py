@@ -166,8 +166,8 @@ class LivePages(RecordAdmin[Session]):
 def erase_everywhere(owner: str, session_id: str) -> list[str]:
     """Erase a session in Redis and in the archive; the uids it had. Raises StoreUnavailable, and then did nothing."""
     archived = Session.objects.filter(owner=owner, session_id=session_id, deleted_at=None)
-    newest = archived.order_by("-updated_at").values_list("pk", flat=True).first() or ""
-    uid = delete_live(owner, session_id, uid=newest)
+    uids = list(archived.values_list("pk", flat=True))
+    uid = delete_live(owner, session_id, uids=uids)
     # Redis may know of turns the archive has yet to be told of. Where there is no archive, no mark belongs there.
     erased = erase_session(owner, session_id, {uid} if uid and settings.HUB_SESSION_ARCHIVE else set())
     return sorted({*erased, uid} - {""})

@@ -26,19 +26,24 @@ local function counted(name, limit, reset)
   return tonumber(limit) >= 0 and judge(name[1], limit, redis.call('GET', prefix .. name[2]), reset) or nil
 end
 
+-- Without this very request: it is sent again when its first answer does not come.
+local function count(key)
+  return redis.call('ZCARD', key) - (redis.call('ZSCORE', key, ARGV[1]) and 1 or 0)
+end
+
 local refused
 if tonumber(requests) >= 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 60000)
   local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
   local reset = oldest and tonumber(oldest) + 60000 - now or 60000
-  refused = judge('requests per minute', requests, redis.call('ZCARD', KEYS[1]), reset)
+  refused = judge('requests per minute', requests, count(KEYS[1]), reset)
 end
 if ARGV[2] == '1' and not refused then
   local by_day = math.max(tonumber(day_tokens), tonumber(day_cost), tonumber(month_cost)) >= 0
   if by_day and redis.call('EXISTS', prefix .. 'filled:' .. day) == 0 then return {2, '', 0, 0, 0} end
   if tonumber(turns) >= 0 then
     redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-    refused = judge('concurrent turns', turns, redis.call('ZCARD', KEYS[2]), 1000)
+    refused = judge('concurrent turns', turns, count(KEYS[2]), 1000)
   end
   refused = refused
     or counted({'tokens per minute', 'tokens:' .. minute}, tokens, 60000 - now % 60000)

@@ -3,6 +3,8 @@
 -- ARGV: id, tokens, micro-dollars, day, month, are the day's and month's counters kept (1/0)
 redis.call('ZREM', KEYS[1], ARGV[1])
 local prefix = KEYS[2]
+-- It is sent again when its first answer does not come, and counts once.
+if not redis.call('SET', prefix .. 'booked:' .. ARGV[1], 1, 'NX', 'EX', 120) then return 1 end
 local function add(name, amount, keep_s)
   redis.call('INCRBY', prefix .. name, amount)
   redis.call('EXPIRE', prefix .. name, keep_s)

@@ -4,8 +4,13 @@
 local prefix = KEYS[1]
 if ARGV[6] == '1' then redis.call('DEL', prefix .. 'filled:' .. ARGV[1]) end
 if redis.call('SET', prefix .. 'filled:' .. ARGV[1], 1, 'NX', 'EX', 2 * 86400) then
-  redis.call('SET', prefix .. 'tokens:' .. ARGV[1], ARGV[3], 'EX', 2 * 86400)
-  redis.call('SET', prefix .. 'cost:' .. ARGV[1], ARGV[4], 'EX', 2 * 86400)
-  redis.call('SET', prefix .. 'cost:' .. ARGV[2], ARGV[5], 'EX', 32 * 86400)
+  -- Redis may have heard of turns that are still on their way to the database.
+  local function raise(name, amount, keep_s)
+    local known = tonumber(redis.call('GET', prefix .. name) or 0)
+    redis.call('SET', prefix .. name, math.max(known, tonumber(amount)), 'EX', keep_s)
+  end
+  raise('tokens:' .. ARGV[1], ARGV[3], 2 * 86400)
+  raise('cost:' .. ARGV[1], ARGV[4], 2 * 86400)
+  raise('cost:' .. ARGV[2], ARGV[5], 32 * 86400)
 end
 return 1

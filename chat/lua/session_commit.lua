@@ -7,7 +7,7 @@
 local LOOK_BACK = 20
 local holder = redis.call('GET', KEYS[3])
 local is_ours = holder == ARGV[1]
-if redis.call('GET', KEYS[6]) == ARGV[10] then
+if redis.call('SISMEMBER', KEYS[6], ARGV[10]) == 1 or redis.call('SISMEMBER', KEYS[6], ARGV[1]) == 1 then
   if is_ours then redis.call('DEL', KEYS[3]) end
   return 'deleted'
 end

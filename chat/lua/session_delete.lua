@@ -1,9 +1,13 @@
--- Remove a session at once; a turn that is under way then finds it deleted.
--- KEYS: head, messages, lock, index, deleted   ARGV: session id, tombstone in ms, uid if known otherwise
+-- Remove a session at once; whatever would bring it back finds its mark: a turn that is under way, a restore.
+-- KEYS: head, messages, lock, index, deleted (set)   ARGV: session id, tombstone in ms, uids known otherwise ...
+-- Answers what it was known by: its uid, for a session whose first turn still runs that turn's lock, '' for none.
 local stored = redis.call('GET', KEYS[1])
-local uid = ARGV[3]
-if stored then uid = cjson.decode(stored).uid end
-if uid ~= '' then redis.call('SET', KEYS[5], uid, 'PX', ARGV[2]) end
+local running = redis.call('GET', KEYS[3])
+local known = stored and cjson.decode(stored).uid or running or ''
+for place = 3, #ARGV do redis.call('SADD', KEYS[5], ARGV[place]) end
+if known ~= '' then redis.call('SADD', KEYS[5], known) end
+if running then redis.call('SADD', KEYS[5], running) end
+redis.call('PEXPIRE', KEYS[5], ARGV[2])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
-return uid
+return known

@@ -287,7 +287,7 @@ def test_erasing_is_asked_for_twice_and_leaves_no_text_anywhere(redis: Redis) ->
     assert SECRET_TEXT not in everything_stored()
     keys = Keys.of("alice", "talk")
     assert redis.keys() == [keys.deleted.encode()]
-    assert redis.get(keys.deleted) == row.pk.encode()
+    assert redis.smembers(keys.deleted) == {row.pk.encode()}
     row.refresh_from_db()
     assert row.deleted_at is not None
     assert TurnRecord.objects.get() == turn
@@ -304,7 +304,7 @@ def test_erasing_is_written_down_without_the_title(redis: Redis) -> None:
 def test_session_only_the_archive_knows_leaves_a_mark_against_a_running_turn(redis: Redis) -> None:
     row = archived()
     erase(root(), row)
-    assert redis.get(Keys.of("alice", "talk").deleted) == row.pk.encode()
+    assert redis.smembers(Keys.of("alice", "talk").deleted) == {row.pk.encode()}
 
 
 def test_all_conversations_of_an_id_are_erased_and_no_others(redis: Redis) -> None:
@@ -440,7 +440,7 @@ def test_live_session_is_erased_and_marked(archive_off: None, redis: Redis) -> N
     response = client.post(live_url("erase", "talk"), {"confirmed": "yes"})
     assert "1 conversation was erased" in said(response)
     keys = Keys.of("alice", "talk")
-    assert {it: redis.get(it) for it in redis.scan_iter()} == {keys.deleted.encode(): uid.encode()}
+    assert {it: redis.smembers(it) for it in redis.scan_iter()} == {keys.deleted.encode(): {uid.encode()}}
     assert not Session.objects.exists()
     assert LogEntry.objects.get().object_repr == "talk"
     assert client.get(live_url("show", "talk"))["Location"] == LIST

@@ -290,3 +290,10 @@ def test_long_conversation_of_equal_messages_is_compared_in_linear_time(stored_e
     CountedRole.compared = 0
     merge(said(stored_end), [*said(past_end), user("q")])
     assert 20_000 <= CountedRole.compared <= 200_000
+
+
+def test_history_whose_only_answer_had_no_text_is_a_history() -> None:
+    """An agent's tool call is an answer without a text (OpenAI format): what is left looks like questions only."""
+    sent = [user("q1"), user("q2")]
+    merged = merge([user("q1"), user("q2"), assistant("a2")], sent, has_answers=True)
+    assert merged == Merge(1, (user("q2"),))

@@ -10,13 +10,15 @@ from typing import cast
 import pytest
 from django.db import OperationalError
 
-from chat import service
+from chat import choice, ending, prices, service
 from chat.conversation import Conversation, Outcome, StoredMessage, new_conversation
 from chat.errors import DatabaseUnavailable
 from chat.history import Mode
 from chat.keys import Caller
 from chat.leases import Leases
 from chat.limits import KeyLimits
+from chat.models import Price
+from chat.prices import PriceList
 from chat.running import RunningTurn
 from chat.runtime import Chat
 from chat.sessions import Held, Keys
@@ -178,39 +180,64 @@ def test_turn_without_a_session_leaves_its_figures_alone() -> None:
     assert (outcome.figures.outcome, outcome.figures.cost_usd) == ("ok", 0.25)
 
 
-class Broken:
-    async def find(self, provider: str, model: str) -> None:
+@pytest.fixture
+def broken_prices(monkeypatch: pytest.MonkeyPatch) -> PriceList:
+    def fail() -> None:
         raise OperationalError("the database is gone")
 
-
-async def test_cost_that_can_not_be_found_out_does_not_cost_the_turn() -> None:
-    here = cast(Chat, SimpleNamespace(prices=Broken()))
-    assert await service._cost_of(here, finished(started(running("two"), "yes"))) is None
+    monkeypatch.setattr(prices, "Price", SimpleNamespace(objects=SimpleNamespace(all=fail)))
+    return PriceList()
 
 
-async def test_budget_whose_prices_can_not_be_read_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "chat", lambda: SimpleNamespace(prices=Broken()))
+async def test_cost_that_can_not_be_found_out_does_not_cost_the_turn(broken_prices: PriceList) -> None:
+    here = cast(Chat, SimpleNamespace(prices=broken_prices))
+    assert await ending._cost_of(here, finished(started(running("two"), "yes"))) is None
+
+
+async def test_budget_whose_prices_can_not_be_read_waits_for_them(
+    broken_prices: PriceList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "chat", lambda: SimpleNamespace(prices=broken_prices))
     with pytest.raises(DatabaseUnavailable) as caught:
-        await service._require_price("echo", "echo")
+        await choice._require_price("echo", "echo")
     assert caught.value.retry_after_s
 
 
+async def test_last_price_list_holds_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [[Price(provider="echo", model="ec*", input_usd=1, output_usd=2)]]
+
+    def read() -> list[Price]:
+        if not answers:
+            raise OperationalError("the database is gone")
+        return answers.pop()
+
+    monkeypatch.setattr(prices, "Price", SimpleNamespace(objects=SimpleNamespace(all=read)))
+    monkeypatch.setattr(prices, "CACHE_S", -1.0)
+    listed = PriceList()
+    for _ in range(2):
+        found = await listed.find("echo", "echo", wait_s=1)
+        assert found is not None
+        assert prices.cost_by(found, Usage(1_000_000, 1_000_000)) == 3
+
+
 class Renewals:
-    """Stands for the sessions: notes whose lock is renewed, and takes its time over the first."""
+    """Stands for the sessions: notes whose lock is renewed, and holds the renewals up until they may go on."""
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
-        self.has_begun = asyncio.Event()
         self.may_go_on = asyncio.Event()
-        self.is_done = asyncio.Event()
+        self.changed = asyncio.Condition()
 
     async def renew(self, keys: Keys, token: str) -> bool:
-        self.tokens.append(token)
-        self.has_begun.set()
+        async with self.changed:
+            self.tokens.append(token)
+            self.changed.notify_all()
         await self.may_go_on.wait()
-        if token == "third":
-            self.is_done.set()
         return True
+
+    async def seen(self, token: str, times: int) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.tokens.count(token) >= times)
 
 
 async def test_lock_of_a_turn_that_is_over_is_not_renewed() -> None:
@@ -218,15 +245,19 @@ async def test_lock_of_a_turn_that_is_over_is_not_renewed() -> None:
     sessions, leases = Renewals(), Leases(lease_s=0.03)
     here = cast(Chat, SimpleNamespace(sessions=sessions, leases=leases))
     caller = Caller(1, "n8n", "alice", frozenset(), (), (), KeyLimits(), 60)
-    turns = {token: running("two") for token in ("first", "second", "third")}
+    turns = {token: running("two") for token in ("over", "running")}
     for token, turn in turns.items():
         turn.held = Held(Keys.of("alice", token), token, None)
         service._hold(here, caller, turn)
     leases.start()
     async with asyncio.timeout(5):
-        await sessions.has_begun.wait()
-        await leases.drop(turns["second"].turn_id)
+        await sessions.seen("over", 1)
+        drop = asyncio.create_task(leases.drop(turns["over"].turn_id))
+        await asyncio.sleep(0)
+        assert not drop.done()  # a renewal is under way, and would come after what follows
         sessions.may_go_on.set()
-        await sessions.is_done.wait()
+        await drop
+        renewed = sessions.tokens.count("over")
+        await sessions.seen("running", sessions.tokens.count("running") + 2)
         await leases.stop()
-    assert "second" not in sessions.tokens
+    assert sessions.tokens.count("over") == renewed

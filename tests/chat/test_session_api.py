@@ -241,3 +241,24 @@ def test_page_that_can_not_be_is_refused(alice: httpx.Client, name: str, value: 
 @pytest.mark.parametrize("after", ["0", "1,", "1,a,b", "253402300799999"])
 def test_cursor_of_any_time_is_taken(alice: httpx.Client, after: str) -> None:
     assert alice.get("/v1/sessions", params={"after": after}).status_code == 200
+
+
+def test_session_deleted_during_its_first_turn_does_not_come_back(alice: httpx.Client) -> None:
+    session_id = f"first-{new_id()}"
+    body = ask("[[chunks=20 delay=0.1]] private", stream=True)
+    with begun_stream(alice, body, **{SESSION: session_id}) as lines:
+        assert alice.delete(f"/v1/sessions/{session_id}").status_code == 200
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert error_of(alice.get(f"/v1/sessions/{session_id}"))["code"] == "session_not_found"
+    turn(alice, session_id, "anew")
+    assert [it["content"] for it in alice.get(f"/v1/sessions/{session_id}").json()["messages"]] == ["anew"] * 2
+
+
+def test_answer_of_a_deleted_session_is_not_given_out_again(alice: httpx.Client) -> None:
+    """An Idempotency-Key's kept answer is text of its session, too."""
+    session_id, marks = f"kept-{new_id()}", {"Idempotency-Key": new_id()}
+    headers = {SESSION: session_id, **marks}
+    assert answer_of(alice.post(CHAT, json=ask("once"), headers=headers)) == "once"
+    alice.delete(f"/v1/sessions/{session_id}")
+    assert answer_of(alice.post(CHAT, json=ask("once"), headers=headers)) == "once"
+    assert len(alice.get(f"/v1/sessions/{session_id}").json()["messages"]) == 2, "it was not answered anew"

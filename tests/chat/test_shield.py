@@ -368,3 +368,34 @@ async def test_kept_answers_are_bounded_and_the_oldest_go_first(
         make.finish(b"x" * 100)
         await waiting
     assert [name for _, name in shield._runs] == [f"k{number}" for number in range(20, 30)]
+
+
+def test_retry_count_that_is_no_count_is_ignored(client: httpx.Client) -> None:
+    for count in ("9" * 5_000, "-1", "1.5", "٣"):
+        headers = {b"X-Stainless-Retry-Count": count.encode()}
+        assert answer_of(client.post(CHAT, json=ask("Hello"), headers=headers)) == "Hello"
+
+
+def test_repeat_is_counted_and_told_of_todays_limit(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "limits"}
+    left = [
+        int(client.post(CHAT, json=ask("Hello"), headers=headers).headers["X-RateLimit-Remaining"]) for _ in range(3)
+    ]
+    assert left == [left[0], left[0] - 1, left[0] - 2]
+
+
+async def test_stopping_waits_for_an_answer_its_client_waits_for() -> None:
+    shield = RetryShield(join_s=60, keep_s=60)
+    may_end = asyncio.Event()
+
+    async def make() -> WholeAnswer:
+        await may_end.wait()
+        return WholeAnswer(b"{}", {})
+
+    client = asyncio.create_task(shield.answer(Mark(1, b"digest"), make))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(shield.stop())
+    await asyncio.sleep(0)
+    may_end.set()
+    assert (await client).body == b"{}"
+    await stopping

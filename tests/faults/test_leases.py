@@ -29,11 +29,12 @@ async def test_turn_that_is_over_is_not_renewed_behind_another_that_takes_long()
     async with asyncio.timeout(BOUND_S):
         await slow.wait()
         await leases.drop("over")
+        before = len(renewed)
         go_on.set()
         slow.clear()
         await slow.wait()  # the next round
     await leases.stop()
-    assert renewed == []
+    assert len(renewed) == before
 
 
 async def test_turn_is_over_only_when_its_renewal_has_come_to_an_end() -> None:

@@ -67,7 +67,7 @@ def test_postgresql_on_a_socket_is_named_by_its_folder() -> None:
 
 def test_sqlite_by_url_has_the_same_options() -> None:
     named, _ = read("sqlite:////srv/hub.sqlite3")
-    assert named["NAME"] == "/srv/hub.sqlite3"
+    assert named["NAME"] == Path("/srv/hub.sqlite3")
     assert named["OPTIONS"] == read("")[0]["OPTIONS"]
 
 
@@ -110,3 +110,17 @@ def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
     assert hub.run("migrate").returncode == 0
     with closing(sqlite3.connect(hub.data_dir / "hub.sqlite3")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_relative_sqlite_counts_from_the_data_folder() -> None:
+    """Never from the working directory (hub rule)."""
+    config, _ = read("sqlite:///mine.sqlite3")
+    path = Path(str(config["NAME"]))
+    assert path.is_absolute()
+    assert path.name == "mine.sqlite3"
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite://:memory:", "postgresql://hub@localhost"])
+def test_url_that_names_no_database_is_a_fault(url: str) -> None:
+    _, env = read(url)
+    assert [fault.name for fault in env.faults] == ["DATABASE_URL"]

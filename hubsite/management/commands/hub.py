@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from hubsite.first_run import ensure_admin, ensure_local_key, prepare_data_folder
+from hubsite.first_run import ensure_admin, ensure_local_key, one_at_a_time, prepare_data_folder
 from hubsite.greeting import greeting
 from hubsite.lock import DataFolderLock, DataFolderTaken
 from providers import runtime
@@ -28,9 +28,11 @@ class Command(BaseCommand):
             lock.take()
         except (DataFolderTaken, OSError) as error:
             raise CommandError(str(error)) from error
-        prepare_data_folder(settings.HUB_DATA_DIR)
-        local_key = ensure_local_key(settings.HUB_DATA_DIR)
-        if admin := ensure_admin(settings.HUB_DATA_DIR):
+        with one_at_a_time():
+            prepare_data_folder(settings.HUB_DATA_DIR)
+            local_key = ensure_local_key(settings.HUB_DATA_DIR)
+            admin = ensure_admin(settings.HUB_DATA_DIR)
+        if admin:
             # Now, not in the greeting: a password shown once must not be lost because the port is taken.
             self.stdout.write(f"Made an admin: {admin}")
         # Who binds to an address means to be called by it; host names are HUB_ALLOWED_HOSTS' business.
