@@ -96,6 +96,7 @@ class HotState:
         self._on_away = on_away
         self._is_private = is_private
         self._tasks = Tasks()
+        self._clean_ups = Tasks()
         self._redis: Redis | None = None
         self._healing = asyncio.Event()
         self._calls: list[_Call] = []
@@ -116,6 +117,11 @@ class HotState:
         self._tasks.repeat(self._heal, name="redis heal", pause_s=0)
 
     async def stop(self) -> None:
+        """Let clean-ups on their way come to their end, as far as Redis takes them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                await self._clean_ups.drain()
+        await self._clean_ups.cancel()
         await self._tasks.cancel()
         if self._redis is not None:
             await self._redis.aclose()
@@ -196,7 +202,7 @@ class HotState:
 
     def soon(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> None:
         """Run a script in the background: for clean-up that must not be lost with its caller."""
-        self._tasks.start(self._run_quietly(script, keys, args), name="redis clean-up")
+        self._clean_ups.start(self._run_quietly(script, keys, args), name="redis clean-up")
 
     async def _run_quietly(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> None:
         for _ in range(CLEAN_UP_TRIES):

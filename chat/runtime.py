@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 
 from django.conf import settings
@@ -15,6 +17,11 @@ from chat.sessions import Sessions
 from chat.shield import RetryShield
 from providers.errors import ShuttingDown
 from providers.tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+# Longer than the end of a turn tries to reach Redis and the database.
+ENDINGS_WAIT_S = 15.0
 
 
 class Chat:
@@ -43,12 +50,16 @@ class Chat:
         self.leases.start()
 
     async def stop(self) -> None:
-        """Write down what has ended; the engine has to be closed before."""
-        await self.shield.stop()
-        await self.endings.drain()
-        await self.leases.stop()
-        await self.archive.stop()
-        await self.hot.stop()
+        """Write down what has ended; the engine has to be closed before. One part's trouble keeps no other open."""
+        for stop in (self.shield.stop, self._drain, self.leases.stop, self.archive.stop, self.hot.stop):
+            try:
+                await stop()
+            except Exception:
+                logger.exception("stopping")
+
+    async def _drain(self) -> None:
+        async with asyncio.timeout(ENDINGS_WAIT_S):
+            await self.endings.drain()
 
 
 _running: list[Chat] = []

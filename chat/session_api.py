@@ -59,7 +59,7 @@ def _cursor(page: list[Head], before_ms: int | None, seen: list[str]) -> str:
 def _read_cursor(cursor: str) -> tuple[int | None, list[str]]:
     if not cursor:
         return None, []
-    moment, *seen = cursor.split(",")
+    moment, *seen = cursor.split(",")[: MAX_PAGE + 1]
     if not re.fullmatch(r"[0-9]{1,15}", moment) or int(moment) > LAST_MS:
         raise BadRequest("after is the `next` of the page before", param="after")
     return int(moment), seen

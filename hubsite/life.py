@@ -29,15 +29,17 @@ class Life:
 
     async def stop(self, *, grace_s: float) -> None:
         """Running turns get `grace_s` seconds and are written down; every child process is gone afterwards."""
-        await engine_runtime.stop(grace_s=grace_s)
-        await chat_runtime.stop()
-        if self._redis is not None:
-            self._redis.detach()
+        try:
+            await engine_runtime.stop(grace_s=grace_s)
+        finally:
+            await chat_runtime.stop()
+            if self._redis is not None:
+                self._redis.detach()
 
     def _revive(self) -> None:
         if self._redis is None:
             return
         try:
             self._redis.revive()
-        except (PrivateRedisFailed, OSError) as error:
+        except (PrivateRedisFailed, OSError, RuntimeError) as error:
             logger.error("the private Redis server can't be started again: %s", error)
