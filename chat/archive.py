@@ -1,8 +1,9 @@
 """The archive: the database's copy of conversations, and the record of all turns.
 
-A turn's end is in Redis before it comes here. It is written in the next group, by one thread in one transaction, and
-its client waits for that, but not long: while the database is locked or away, turns stay in Redis and in memory.
-What a killed hub leaves in Redis, any hub writes.
+A turn's end is in Redis before it comes here. It is written a moment later with all that came meanwhile, by one thread
+in one transaction; who reads the archive has what waits written first, and a client waits for it only where Redis
+writes no file of its own. While the database is locked or away, turns stay in Redis and in memory. What a killed hub
+leaves in Redis, any hub writes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from providers.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
-SAVE_WAIT_S = 3.0  # a turn is safe in Redis; its client is not kept for the database's sake
+LINGER_S = 0.025  # a transaction costs as much as ten turns, so they are gathered
+SAVE_WAIT_S = 3.0  # nobody is kept longer for a database that is away
 ANSWER_WAIT_S = 8.0  # longer than SQLite waits for a writer of another process
 STOP_WAIT_S = 5.0
 CLOSE_WAIT_S = 1.0
@@ -62,6 +64,7 @@ class Archive:
         self._waiting: dict[str, _Waiting] = {}
         self._waiting_chars = 0
         self._has_work = asyncio.Event()
+        self._is_urgent = asyncio.Event()
         self._is_behind = False
         self._refused: set[str] = set()
 
@@ -73,8 +76,7 @@ class Archive:
 
     async def stop(self) -> None:
         """Write what waits, for a few seconds at most; the rest is left to Redis."""
-        if self._waiting:
-            await asyncio.wait([it.is_written for it in self._waiting.values()], timeout=STOP_WAIT_S)
+        await self._write_all(STOP_WAIT_S)
         if self._waiting:
             logger.warning("%d turns are left in Redis for the database", len(self._waiting))
         await self._tasks.cancel()
@@ -83,14 +85,31 @@ class Archive:
     # --- turns -------------------------------------------------------------------------------------------------------
 
     async def save(self, outcome: Outcome) -> None:
-        """Have a turn written; returns when it is, or when the database takes too long. Never raises for its state."""
+        """Have a turn written soon. Never raises for the state of the database.
+
+        One that is not in a durable Redis is waited for, and left in Redis if the database takes too long.
+        """
         waiting = _Waiting(outcome if self._keeps_conversations else outcome.without_text())
         self._enqueue(waiting)
+        if outcome.head is not None and self._hot.is_durable:
+            return
         if not self._is_behind:
+            self._is_urgent.set()
             await asyncio.wait([waiting.is_written], timeout=SAVE_WAIT_S)
         if not waiting.is_written.done():
             self._note_trouble("it took too long")
-            await self._leave_in_redis(waiting.outcome)
+            if outcome.head is None:
+                await self._leave_in_redis(waiting.outcome)
+
+    async def catch_up(self) -> None:
+        """Have all that waits written before one asks the database, unless it is in trouble."""
+        if not self._is_behind:
+            await self._write_all(SAVE_WAIT_S)
+
+    async def _write_all(self, wait_s: float) -> None:
+        if self._waiting:
+            self._is_urgent.set()
+            await asyncio.wait([it.is_written for it in self._waiting.values()], timeout=wait_s)
 
     def _enqueue(self, waiting: _Waiting) -> None:
         self._waiting[waiting.turn_id] = waiting
@@ -105,9 +124,7 @@ class Archive:
         return waiting
 
     async def _leave_in_redis(self, outcome: Outcome) -> None:
-        """A turn without a session is not in Redis yet, and would be lost with this process."""
-        if outcome.head is not None:
-            return
+        """A turn without a session would be lost with this process."""
         record, turn_id = dump_outcome(outcome), outcome.figures.turn_id
 
         async def write(redis: Redis) -> None:
@@ -118,9 +135,13 @@ class Archive:
 
     async def _write_waiting(self) -> None:
         await self._has_work.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._is_urgent.wait()
         group = list(islice(self._waiting.values(), GROUP))
         if not group:
             self._has_work.clear()
+            self._is_urgent.clear()
         elif await self._write([it.outcome for it in group]):
             await self._forget([it.turn_id for it in group])
         else:
@@ -128,11 +149,14 @@ class Archive:
 
     async def _write(self, outcomes: Sequence[Outcome]) -> bool:
         """Write a group and let those go who wait for it; False if the database can't take it now."""
+        is_late = asyncio.get_running_loop().call_later(SAVE_WAIT_S, self._note_trouble, "it takes too long")
         try:
             refused = await self._writer.run(partial(write_outcomes, outcomes))
         except Error as error:
             self._note_trouble(f"{type(error).__name__}: {error}")
             return False
+        finally:
+            is_late.cancel()
         self._refused |= refused
         for outcome in outcomes:
             if waiting := self._drop(outcome.figures.turn_id):
@@ -216,6 +240,7 @@ class Archive:
         """Live sessions, newest first, those last used at or before a time. Raises DatabaseUnavailable."""
         if not self._keeps_conversations:
             return []
+        await self.catch_up()
         return await self._ask(self._reader, partial(find_heads, owner, before_ms, limit))
 
     async def delete(self, owner: str, session_id: str, *, uid: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from chat.conversation import Conversation, Figures, Head, Outcome, StoredMessage
 from chat.models import ApiKey, Message, Session, TurnRecord
+from chat.rows import insert
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ def _write_figures(figures: Sequence[Figures], *, checks_keys: bool) -> None:
     if checks_keys:
         keys = set(ApiKey.objects.filter(pk__in=keys).values_list("pk", flat=True))
     records = [_record(it, it.key_id if it.key_id in keys else None) for it in figures]
-    TurnRecord.objects.bulk_create(sorted(records, key=lambda it: it.pk), ignore_conflicts=True)
+    records.sort(key=lambda it: it.id)
+    insert(TurnRecord, records)
 
 
 def _locked_sessions(heads: Sequence[Head]) -> dict[str, Session]:
@@ -91,7 +93,7 @@ def _locked_sessions(heads: Sequence[Head]) -> dict[str, Session]:
     by_uid = {it.uid: it for it in heads}
     uids = sorted(by_uid)
     if uids and connection.features.has_select_for_update:
-        Session.objects.bulk_create([_new_session(by_uid[uid]) for uid in uids], ignore_conflicts=True)
+        insert(Session, [_new_session(by_uid[uid]) for uid in uids])
     found = Session.objects.select_for_update().filter(pk__in=uids).order_by("uid") if uids else ()
     rows = {row.uid: row for row in found}
     return {uid: rows.get(uid) or _new_session(by_uid[uid]) for uid in uids}
@@ -102,13 +104,26 @@ def _write_sessions(outcomes: Sequence[Outcome], rows: dict[str, Session]) -> No
     with_head = [(it.head, it) for it in outcomes if it.head and it.head.uid in edits]
     for head, outcome in sorted(with_head, key=lambda it: (it[0].uid, it[0].revision)):
         edits[head.uid].apply(head, outcome)
-    Session.objects.bulk_create(
-        [it.row for it in edits.values()],
-        update_conflicts=True,
-        update_fields=UPDATED_FIELDS,
-        unique_fields=["uid"],
-    )
-    Message.objects.bulk_create([it for edit in edits.values() for it in edit.messages], ignore_conflicts=True)
+    insert(Session, [it.row for it in edits.values()], update=UPDATED_FIELDS)
+    insert(Message, [it for edit in edits.values() for it in edit.messages])
+
+
+@dataclass(slots=True)
+class _NewMessage:
+    """The columns of a Message; see there."""
+
+    session_id: str
+    turn_id: str
+    index: int
+    position: int
+    revision: int
+    role: str
+    content: str
+    provider: str
+    model: str
+    is_partial: bool
+    created_at: datetime
+    replaced_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -116,7 +131,7 @@ class _Edit:
     """What becomes of one session: its row, and the messages that are to be inserted."""
 
     row: Session
-    messages: list[Message] = field(default_factory=list)
+    messages: list[_NewMessage] = field(default_factory=list)
 
     def apply(self, head: Head, outcome: Outcome) -> None:
         """Add a turn. One that comes late gives way to those that were built on it."""
@@ -210,13 +225,8 @@ def erase_session(owner: str, session_id: str, known_uids: Collection[str]) -> l
     """
     now = timezone.now()
     with transaction.atomic():
-        Session.objects.bulk_create(
-            [
-                Session(uid=uid, owner=owner, session_id=session_id, created_at=now, updated_at=now, expires_at=now)
-                for uid in sorted(known_uids)
-            ],
-            ignore_conflicts=True,
-        )
+        times = {"created_at": now, "updated_at": now, "expires_at": now}
+        insert(Session, [Session(uid=uid, owner=owner, session_id=session_id, **times) for uid in sorted(known_uids)])
         named = Q(session_id=session_id) | Q(pk__in=known_uids)
         rows = Session.objects.select_for_update().filter(named, owner=owner, deleted_at=None).order_by("uid")
         uids = [row.uid for row in rows]
@@ -309,9 +319,9 @@ def _head(row: Session) -> Head:
     )
 
 
-def _messages(head: Head, outcome: Outcome) -> Iterable[Message]:
+def _messages(head: Head, outcome: Outcome) -> Iterable[_NewMessage]:
     for index, message in enumerate(outcome.messages):
-        yield Message(
+        yield _NewMessage(
             session_id=head.uid,
             turn_id=outcome.figures.turn_id,
             index=index,
@@ -355,6 +365,8 @@ def _is_answer(message: Message) -> bool:
 
 def _text(text: str, most: int) -> str:
     """As a text column takes it: PostgreSQL knows no NUL, and a name that is too long must not cost the turn."""
+    if text.isascii() and text.isprintable():
+        return text[:most]
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:most]
 
 

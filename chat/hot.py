@@ -84,13 +84,15 @@ async def _ask_all(redis: Redis, calls: list[_Call]) -> list[Any]:
 class HotState:
     """Redis as the hub uses it. `start` and `stop` belong to the event loop that serves.
 
-    `timeout_s` bounds each exchange. `on_away` is called (again and again) while Redis can't be reached.
+    `timeout_s` bounds each exchange. `on_away` is called (again and again) while Redis can't be reached. `is_durable`:
+    what it has taken survives its end, because it is in its append-only file.
     """
 
     def __init__(
         self, url: str, *, timeout_s: float, on_away: Callable[[], None] = lambda: None, is_private: bool = False
     ) -> None:
         self.is_away = True
+        self.is_durable = False
         self._url = url
         self._timeout_s = timeout_s
         self._on_away = on_away
@@ -233,11 +235,19 @@ class HotState:
         await asyncio.sleep(HEAL_EVERY_S)
         await self._look()
 
+    async def _writes_a_file(self) -> bool:
+        assert self._redis is not None
+        await self._redis.ping()
+        try:
+            return bool((await self._redis.info("persistence")).get("aof_enabled"))
+        except ResponseError:  # some who rent Redis out forbid the question
+            return False
+
     async def _look(self) -> None:
         assert self._redis is not None
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._redis.ping()
+                self.is_durable = await self._writes_a_file()
         except (RedisError, OSError, TimeoutError) as error:
             self.is_away = True
             self._healing.set()

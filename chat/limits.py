@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,15 +54,19 @@ class KeyLimits:
 
 
 class Limits:
-    """Admits requests and books turns. `lease_s`: a place of a turn whose hub was killed comes free after that."""
+    """Admits requests and books turns. `lease_s`: a place of a turn whose hub was killed comes free after that.
+
+    `settle` has the turns of this hub written to the database, before it is asked what a key has used.
+    """
 
     admit_script = Script("limits_admit")
     book_script = Script("limits_book")
     fill_script = Script("limits_fill")
     renew_script = Script("limits_renew")
 
-    def __init__(self, hot: HotState, *, lease_s: float) -> None:
+    def __init__(self, hot: HotState, *, lease_s: float, settle: Callable[[], Awaitable[None]]) -> None:
         self._hot = hot
+        self._settle = settle
         self._lease_ms = int(lease_s * 1_000)
         self._here = LocalLimits()
         self._unbooked: set[int] = set()  # keys of which Redis knows less than the database
@@ -92,11 +97,11 @@ class Limits:
 
     async def _decide_alone(self, key_id: int, limits: KeyLimits, request: str, is_turn: bool) -> Any:
         today = Today.now()
-        used = await _used(key_id, today) if is_turn and limits.by_day else (0, 0, 0)
+        used = await self._used(key_id, today) if is_turn and limits.by_day else (0, 0, 0)
         return self._here.admit(key_id, limits.as_numbers(), request, is_turn=is_turn, used=used, today=today)
 
     async def _fill(self, key_id: int, today: Today) -> None:
-        used = await _used(key_id, today)
+        used = await self._used(key_id, today)
         is_behind = int(key_id in self._unbooked)
         await self._hot.run(self.fill_script, (prefix(key_id),), (today.day, today.month, *used, is_behind))
         self._unbooked.discard(key_id)
@@ -119,9 +124,9 @@ class Limits:
             if limits.by_day:
                 self._unbooked.add(key_id)
 
-
-async def _used(key_id: int, today: Today) -> tuple[int, int, int]:
-    return await ask_database(partial(used_since, key_id, today), "what this key has used")
+    async def _used(self, key_id: int, today: Today) -> tuple[int, int, int]:
+        await self._settle()
+        return await ask_database(partial(used_since, key_id, today), "what this key has used")
 
 
 def turns_key(key_id: int) -> str:

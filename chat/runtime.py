@@ -38,7 +38,7 @@ class Chat:
         )
         self.archive = Archive(self.hot, keeps_conversations=self.keeps_conversations)
         self.sessions = Sessions(self.hot, lock_s=lease_s)
-        self.limits = Limits(self.hot, lease_s=lease_s)
+        self.limits = Limits(self.hot, lease_s=lease_s, settle=self.archive.catch_up)
         self.leases = Leases(lease_s=lease_s)
         self.prices = PriceList()
         self.shield = RetryShield(join_s=settings.HUB_RETRY_JOIN_S, keep_s=settings.HUB_RETRY_KEEP_S)

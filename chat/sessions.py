@@ -153,7 +153,7 @@ class Sessions:
 
         False if the session was deleted meanwhile. Raises SessionLost, StoreUnavailable.
         """
-        record = dump_outcome(outcome) if archive else b""
+        record = dump_outcome(outcome if archive else outcome.without_text())
         said = await self._write(held, before.head.revision, outcome, outcome.keep, outcome.messages, record)
         if said == b"gone":
             whole = (*before.messages[: outcome.keep], *outcome.messages)

@@ -29,9 +29,8 @@ class Today:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         days = calendar.monthrange(now.year, now.month)[1]
         ends = (midnight + timedelta(days=1), midnight.replace(day=1) + timedelta(days=days))
-        return cls(
-            f"{now:%Y-%m-%d}", f"{now:%Y-%m}", *(math.ceil((end - now) / timedelta(milliseconds=1)) for end in ends)
-        )
+        day = now.date().isoformat()
+        return cls(day, day[:7], *(math.ceil((end - now) / timedelta(milliseconds=1)) for end in ends))
 
     def as_args(self) -> tuple[str, str, int, int]:
         return self.day, self.month, self.day_left_ms, self.month_left_ms

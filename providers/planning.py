@@ -122,13 +122,15 @@ class Planner:
     # --- who is seated ---------------------------------------------------------------------------------------------
 
     def _seat_waiters(self) -> None:
+        if not self._roster.count(State.IDLE):  # with a long queue the most frequent case by far
+            return
         for waiter in self._queue:
-            if not self._roster.count(State.IDLE):
-                return
             if (worker := self._roster.fitting(waiter.binding, waiter.history)) is not None:
                 self._roster.set(worker, State.BUSY)
                 worker.binding = waiter.binding
                 self._queue.serve(waiter, worker)
+                if not self._roster.count(State.IDLE):
+                    return
 
     def _unprovided(self) -> Counter[Hashable]:
         """By binding, the turns for which no worker is being emptied."""
@@ -138,8 +140,9 @@ class Planner:
 
     def _empty_for_waiting(self) -> None:
         """A kept worker serves another conversation of its binding sooner than a process that has yet to start."""
-        wanted = self._unprovided()
-        for worker in self._roster.kept():
+        kept = self._roster.kept()
+        wanted = self._unprovided() if kept else Counter()
+        for worker in kept:
             if wanted[worker.binding] > 0:
                 wanted[worker.binding] -= 1
                 self._empty(worker)
@@ -156,10 +159,10 @@ class Planner:
 
         Without it, a steady stream of turns of one binding would keep every worker from all others.
         """
-        first, roster = next(iter(self._queue), None), self._roster
-        idle = roster.kept() + roster.emptied()
+        first, roster = self._queue.first(), self._roster
         if first is None or time.monotonic() - first.since < PATIENCE_S or self._room() or roster.coming:
             return
+        idle = roster.kept() + roster.emptied()
         if any(worker.is_alive and worker.binding in (None, first.binding) for worker in idle):
             return
         if not self._is_under_share(first.binding):
@@ -179,10 +182,10 @@ class Planner:
 
     def _evict_unfitting(self) -> None:
         """Whoever still waits fits no idle worker: replace those that are in the way."""
-        missing = self._unprovided().total() - self._roster.coming - self._room()
-        if missing > 0:
-            for worker in (self._roster.kept() + self._roster.emptied())[:missing]:
-                self._retire(worker)
+        idle = self._roster.kept() + self._roster.emptied()
+        missing = self._unprovided().total() - self._roster.coming - self._room() if idle else 0
+        for worker in idle[: max(0, missing)]:
+            self._retire(worker)
 
     def _is_surplus(self, worker: Worker) -> bool:
         idle_s = time.monotonic() - worker.idle_since
@@ -198,10 +201,13 @@ class Planner:
     # --- what starts -----------------------------------------------------------------------------------------------
 
     def _start_missing(self) -> None:
-        wanted = self._unprovided().total() + self._refill() - self._roster.starting
+        refill, room = self._refill(), self._room()
+        if not room:
+            return
+        wanted = self._unprovided().total() + refill - self._roster.starting
         if self._breaker.failures:
             wanted = min(wanted, 1 - self._roster.starting) if not self._breaker.pause_s else 0
-        self._moves.starts = max(0, min(wanted, self._room()))
+        self._moves.starts = max(0, min(wanted, room))
         self._roster.starting += self._moves.starts
 
     def _refill(self) -> int:

@@ -35,8 +35,15 @@ class FairQueue(Generic[W]):
 
     def __iter__(self) -> Iterator[Waiter[W]]:
         """All waiters in the order they are due. A copy: entries may be removed meanwhile."""
+        return iter([*self._due()])
+
+    def first(self) -> Waiter[W] | None:
+        """Who is due next."""
+        return next(self._due(), None)
+
+    def _due(self) -> Iterator[Waiter[W]]:
         rows = zip_longest(*self._lines.values())
-        return iter([waiter for row in rows for waiter in row if waiter is not None and not waiter.seat.done()])
+        return (waiter for row in rows for waiter in row if waiter is not None and not waiter.seat.done())
 
     def add(self, waiter: Waiter[W]) -> None:
         self._lines.setdefault(waiter.caller, deque()).append(waiter)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+from redis import Redis
 
 from tests.hub import HubProcess
 
 CHAT = "/v1/chat/completions"
 SESSION = "X-Session-ID"
 WAIT_S = 10.0
+UNARCHIVED = "hub:unarchived"
 
 MAKE_KEYS = """
 import json, sys
@@ -105,7 +107,9 @@ def make_keys(hub: HubProcess, **terms: dict[str, Any]) -> dict[str, str]:
 
 
 def turns_of(hub: HubProcess, key: str) -> list[dict[str, Any]]:
-    """The key's turns as the database has them, the first one first."""
+    """The key's turns as the database has them once it has all that Redis holds for it, the first one first."""
+    with Redis.from_url(hub.redis_url) as redis:
+        eventually(lambda: not redis.exists(UNARCHIVED))
     with contextlib.closing(sqlite3.connect(hub.data_dir / "hub.sqlite3", timeout=WAIT_S)) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(KEYS_TURNS, (key[:10],))]

@@ -11,8 +11,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
+
+from hubsite.redis_keeper import socket_path
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the hub command does before it serves, for a server that only serves.
@@ -56,6 +59,10 @@ class HubProcess:
     def key(self) -> str:
         """The machine's own API key, made on the first run."""
         return (self.data_dir / "local.key").read_text().strip()
+
+    @property
+    def redis_url(self) -> str:
+        return self._env.get("REDIS_URL") or f"unix://{quote(str(socket_path(self.data_dir / 'redis')))}"
 
     @property
     def headers(self) -> dict[str, str]:

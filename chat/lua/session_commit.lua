@@ -1,7 +1,7 @@
 -- Write a turn into its session and let go of the lock, all or nothing.
 -- KEYS: head, messages, lock, index, unarchived, deleted
 -- ARGV: token, revision the turn began with, keep, head, TTL in ms, updated ms, session id, turn id,
---       record for the archive ('' for none), uid, messages ...
+--       record for the archive, uid, messages ...
 -- Answers 'ok'; 'deleted' if the session was deleted meanwhile; 'lost' if another turn has taken over; 'gone' if what
 -- the turn began with is no longer there (expired, flushed): the caller then writes the whole conversation.
 local LOOK_BACK = 20
@@ -46,6 +46,6 @@ local base = string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[7] - #':head')
 for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, 1)) do
   if redis.call('EXISTS', base .. id .. ':head') == 0 then redis.call('ZREM', KEYS[4], id) end
 end
-if ARGV[9] ~= '' then redis.call('HSET', KEYS[5], ARGV[8], ARGV[9]) end
+redis.call('HSET', KEYS[5], ARGV[8], ARGV[9])
 redis.call('DEL', KEYS[3])
 return 'ok'

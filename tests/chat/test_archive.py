@@ -91,7 +91,14 @@ class Database:
 
 @pytest.fixture(scope="module")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+    """One that writes no file: turns are waited for."""
+    with running_redis(tmp_path_factory.mktemp("redis"), extra=("--appendonly", "no")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def durable_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running_redis(tmp_path_factory.mktemp("durable")) as server:
         yield server
 
 
@@ -156,13 +163,25 @@ def database(request: pytest.FixtureRequest) -> Database:
     return found
 
 
-@pytest.fixture
-async def hot(redis_server: RedisServer) -> AsyncIterator[HotState]:
-    hot = HotState(redis_server.url, timeout_s=2)
+@contextlib.asynccontextmanager
+async def running_hot(server: RedisServer) -> AsyncIterator[HotState]:
+    hot = HotState(server.url, timeout_s=2)
     await hot.start()
     await hot.redis.flushall()
     yield hot
     await hot.stop()
+
+
+@pytest.fixture
+async def hot(redis_server: RedisServer) -> AsyncIterator[HotState]:
+    async with running_hot(redis_server) as hot:
+        yield hot
+
+
+@pytest.fixture
+async def durable_hot(durable_redis: RedisServer) -> AsyncIterator[HotState]:
+    async with running_hot(durable_redis) as hot:
+        yield hot
 
 
 @contextlib.asynccontextmanager
@@ -675,6 +694,50 @@ async def test_more_than_memory_may_hold_is_left_to_redis(
             assert len(archive._waiting) == 3
         await until(lambda: is_recorded(*outcomes))
         await until_redis_holds(hot)
+
+
+# --- a Redis that keeps what it has taken ---------------------------------------------------------------------------
+
+
+async def test_turn_in_a_durable_redis_is_written_soon_and_nobody_waits(
+    database: Database, durable_hot: HotState
+) -> None:
+    outcome = turn(begun(), "x", keep=0)
+    async with running_archive(durable_hot) as archive:
+        with database.locked():
+            async with asyncio.timeout(0.2):
+                await archive.save(outcome)
+        await until(lambda: is_recorded(outcome))
+
+
+async def test_reader_of_a_durable_archive_finds_what_was_just_saved(database: Database, durable_hot: HotState) -> None:
+    outcomes = turns(begun(), 0, 2)
+    async with running_archive(durable_hot) as archive:
+        await archive.save(outcomes[0])
+        assert [it.revision for it in await archive.page(ALICE, before_ms=None, limit=9)] == [1]
+        await archive.save(outcomes[1])
+        assert await archive.find(ALICE, "s1") == result_of(outcomes)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_trouble_is_noted_though_nobody_waits(
+    database: Database, durable_hot: HotState, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = turn(begun(), "x", keep=0)
+    async with running_archive(durable_hot) as archive:
+        with database.locked():
+            await archive.save(outcome)
+            await until(lambda: bool(caplog.records))
+        await until(lambda: is_recorded(outcome))
+    assert "the database takes no turns" in caplog.records[0].getMessage()
+
+
+async def test_stop_writes_what_a_durable_redis_holds(database: Database, durable_hot: HotState) -> None:
+    outcomes = [turn(begun(f"s{number}"), "x", keep=0) for number in range(700)]
+    async with running_archive(durable_hot) as archive:
+        for outcome in outcomes:
+            await archive.save(outcome)
+    assert await asking(lambda: is_recorded(*outcomes))
 
 
 # --- the end of a hub ------------------------------------------------------------------------------------------------

@@ -401,9 +401,13 @@ async def hot(redis_server: RedisServer) -> AsyncIterator[HotState]:
     await hot.stop()
 
 
+async def nothing() -> None:
+    """No turn of this process waits for the database."""
+
+
 @pytest.fixture
 def limits(hot: HotState) -> Limits:
-    return Limits(hot, lease_s=15)
+    return Limits(hot, lease_s=15, settle=nothing)
 
 
 key_ids = iter(range(1_000_000, 2_000_000))
@@ -424,7 +428,7 @@ async def admit(limits: Limits, key_id: int, of: KeyLimits, *, is_turn: bool = T
 async def test_limits_are_exact_across_hubs(redis_server: RedisServer, limits: Limits, key_id: int) -> None:
     other_hot = HotState(redis_server.url, timeout_s=2)
     await other_hot.start()
-    hubs = (limits, Limits(other_hot, lease_s=15))
+    hubs = (limits, Limits(other_hot, lease_s=15, settle=nothing))
     asked = [admit(hubs[number % 2], key_id, KeyLimits(requests_per_minute=25)) for number in range(100)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert sorted(it for it in answers if isinstance(it, int)) == list(range(25))
@@ -457,7 +461,7 @@ async def test_refused_request_is_not_counted(limits: Limits, hot: HotState, key
 
 
 async def test_place_of_a_killed_hubs_turn_comes_free_and_a_renewed_one_does_not(hot: HotState, key_id: int) -> None:
-    limits, of = Limits(hot, lease_s=0.5), KeyLimits(concurrent_turns=2)
+    limits, of = Limits(hot, lease_s=0.5, settle=nothing), KeyLimits(concurrent_turns=2)
     await admit(limits, key_id, of, request="lost")
     await admit(limits, key_id, of, request="alive")
     with pytest.raises(LimitReached):

@@ -419,6 +419,7 @@ def test_turn_whose_end_redis_took_in_silence_is_remembered_once(
             finally:
                 redis_server.resume()
             assert [line for line in rest if line][-1] == "data: [DONE]"
+        eventually(lambda: on_redis.log.read_text().rindex("redis is there") > on_redis.log.read_text().rindex("away"))
         assert said(client, session_id) == exchange("one", two)
         assert answer_of(follow_up(client, session_id, "three")) == "three"
 

@@ -29,13 +29,18 @@ def jump(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(seconds * 1e9))
 
 
+async def nothing() -> None:
+    """No turn waits for the database."""
+
+
 async def test_limits_of_a_minute_hold_whatever_the_hubs_clock_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_redis(tmp_path) as server:
         hot = HotState(server.url, timeout_s=2)
         await hot.start()
-        limits, terms = Limits(hot, lease_s=15), KeyLimits(requests_per_minute=2, concurrent_turns=5)
+        limits = Limits(hot, lease_s=15, settle=nothing)
+        terms = KeyLimits(requests_per_minute=2, concurrent_turns=5)
         await limits.admit(1, terms, request=new_id(), is_turn=True)
         jump(monkeypatch, -HOUR_S)
         await limits.admit(1, terms, request=new_id(), is_turn=True)
