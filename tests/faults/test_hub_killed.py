@@ -90,6 +90,7 @@ def test_hub_killed_before_its_turn_was_archived_leaves_it_to_the_next(hub: HubP
     database = hub.data_dir / "hub.sqlite3"
     with client_of(hub, hub.key) as client:
         answer_of(say(client, "one", session="unwritten"))
+        eventually(lambda: archived(database, "unwritten") == ["one", "one"])
         with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             answer_of(say(client, "two", session="unwritten"))
