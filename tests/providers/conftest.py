@@ -48,7 +48,7 @@ async def nothing_left() -> AsyncIterator[None]:
     def left() -> tuple[object, ...]:
         tasks = asyncio.all_tasks() - before - {asyncio.current_task()}
         processes = set(me.children(recursive=True)) - children - below(children)
-        return (*tasks, *processes, *range(me.num_fds() - pipes))
+        return (*tasks, *(it for it in processes if it.is_running()), *range(me.num_fds() - pipes))
 
     yield
     with contextlib.suppress(TimeoutError):
