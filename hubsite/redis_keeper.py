@@ -42,6 +42,7 @@ MAX_FAILURES = 6
 PAUSE_STEP_S = 0.05
 # One refusal may have a passing cause; the data is blamed after the second.
 REFUSALS_BEFORE_EMPTY = 2
+MOST_ASIDE = 3  # unreadable data is worth keeping for whoever may mend it, but not without end
 
 
 def socket_path(folder: Path) -> Path:
@@ -118,12 +119,11 @@ class Keeper:
         self._folder = folder
         self._command = command
         self._socket = socket_path(folder)
-        self._aside = folder / "set-aside"
+        self._aside: Path | None = None  # where data that can't be read was put by this keeper
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._server: subprocess.Popen[bytes]
         self._failures = 0
         self._refusals = 0
-        self._is_data_aside = False
 
     def run(self) -> bool:
         """Returns False when the server can't be made to run."""
@@ -210,25 +210,28 @@ class Keeper:
         self._refusals = self._refusals + 1 if refused else 0
         if self._refusals == REFUSALS_BEFORE_EMPTY:
             self._set_data_aside()
-        elif self._is_data_aside and self._refusals > REFUSALS_BEFORE_EMPTY:
-            self._put_data_back()
+        elif self._aside is not None and self._refusals > REFUSALS_BEFORE_EMPTY:
+            self._put_data_back(self._aside)
 
     def _set_data_aside(self) -> None:
         found = list(self._folder.glob("appendonly*"))
-        self._is_data_aside = bool(found)
         if not found:
             return
-        shutil.rmtree(self._aside, ignore_errors=True)
+        earlier = sorted(self._folder.glob("set-aside-*"))
+        for path in earlier[: len(earlier) + 1 - MOST_ASIDE]:
+            shutil.rmtree(path, ignore_errors=True)
+        self._aside = self._folder / f"set-aside-{time.time_ns()}"
         self._aside.mkdir(mode=0o700)
         for path in found:
             path.rename(self._aside / path.name)
         log(f"WARNING: the server can't read its data; it starts empty, the data is kept in {self._aside}")
 
-    def _put_data_back(self) -> None:
-        self._is_data_aside = False
-        for path in self._aside.glob("appendonly*"):
+    def _put_data_back(self, aside: Path) -> None:
+        for path in aside.glob("appendonly*"):
             shutil.rmtree(self._folder / path.name, ignore_errors=True)
             path.rename(self._folder / path.name)
+        aside.rmdir()
+        self._aside = None
         log("without its data the server does not start either; the data is put back")
 
 

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from hubsite import private_redis, redis_keeper
 from hubsite.private_redis import NoRedisServer, PrivateRedis, PrivateRedisFailed, find_server
-from hubsite.redis_keeper import MAX_LOG_BYTES, MAX_SOCKET_BYTES, log_path, socket_path
+from hubsite.redis_keeper import MAX_LOG_BYTES, MAX_SOCKET_BYTES, MOST_ASIDE, log_path, socket_path
 from tests.hub import ROOT
 from tests.redis_server import running_redis
 
@@ -309,8 +309,20 @@ def test_file_that_can_not_be_read_is_set_aside_and_the_server_starts_empty(fold
     file.write_bytes(b"no command" * 100)
     with attached(folder):
         assert get(folder) is None
-        assert (folder / "set-aside" / "appendonlydir" / file.name).exists()
+        assert len(list(folder.glob(f"set-aside-*/appendonlydir/{file.name}"))) == 1
         assert "WARNING: the server can't read its data" in log_path(folder).read_text()
+
+
+def test_last_few_files_that_could_not_be_read_are_kept(folder: Path) -> None:
+    for _ in range(MOST_ASIDE + 1):
+        with attached(folder):
+            put(folder, "lost")
+        wait_until(lambda: not processes_of(folder))
+        (file,) = folder.glob("appendonlydir/*.incr.aof")
+        file.write_bytes(b"no command" * 100)
+    with attached(folder):
+        assert get(folder) is None
+    assert len(list(folder.glob("set-aside-*/appendonlydir"))) == MOST_ASIDE
 
 
 @pytest.mark.usefixtures("no_bundled_server")
