@@ -39,7 +39,8 @@ CLOSE_WAIT_S = 1.0
 RETRY_S = 0.5
 RETRY_AFTER_S = 2.0
 SWEEP_EVERY_S = 30.0
-LEFT_BEHIND_MS = 30_000  # a turn's own hub has written it by then, unless it was killed or has no database
+# Since it began, which is all its id tells: a longer turn may be written by two hubs, which does no harm.
+LEFT_BEHIND_MS = 30_000
 GROUP = 500
 SWEPT_AT_ONCE = 100
 # What waits in memory for the database; of more than that the oldest are left to Redis.
