@@ -30,6 +30,8 @@ class AdapterInfo:
     `unsupported_sampling` names the fields of Sampling the CLI has no way to pass on. `floor` and `ceiling` are the
     defaults for how many workers are kept warm, and for how many there may be where memory allows. `can_keep` tells
     that a process can hold a conversation for its next turn, `reports_cost` that the CLI tells what a turn cost.
+    `context_tokens` is what a prompt may hold, `small_model` answers short questions quickest, both as a hint to
+    routing. `needs_command`: the adapter drives any program of its kind, so a provider of it names a command line.
     """
 
     name: str
@@ -50,6 +52,9 @@ class AdapterInfo:
     ceiling: int = 4
     can_keep: bool = False
     reports_cost: bool = False
+    context_tokens: int = 200_000
+    small_model: str = ""
+    needs_command: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +86,14 @@ class WorkerFolder:
 class Program:
     """The CLI as found on this machine, with the variables the owner passes to it (already allow-listed).
 
-    `may_reuse` allows undocumented messages that empty a process for the next conversation.
+    `args` come before the adapter's own arguments: the rest of a command line of the owner's. `may_reuse` allows
+    undocumented messages that empty a process for the next conversation.
     """
 
     path: Path
     env: Mapping[str, str]
     may_reuse: bool = True
+    args: tuple[str, ...] = ()
 
 
 class Driver(ABC):
@@ -163,3 +170,8 @@ class Adapter(ABC):
     @abstractmethod
     async def login_state(cls, program: Program) -> LoginState:
         """Whether credentials seem to be there: local, cheap, without a token spent or a credential file read."""
+
+    @classmethod
+    def login_files(cls, env: Mapping[str, str]) -> tuple[Path, ...]:
+        """Files that change with the login, for a program with these variables; they are looked at, never opened."""
+        return ()

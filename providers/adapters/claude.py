@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 
 import orjson
 
@@ -63,6 +64,7 @@ class ClaudeAdapter(Adapter):
         can_keep=True,
         reports_cost=True,
         models=("sonnet", "opus", "haiku", "fable"),
+        small_model="haiku",
         installed=("node_modules/@anthropic-ai/claude-code-*/claude", "claude_agent_sdk/_bundled/claude"),
         model_prefixes=("claude-",),
         pass_env=("HOME", *LOGIN_ENV, "ANTHROPIC_BASE_URL", "CLAUDE_CONFIG_DIR"),
@@ -111,6 +113,11 @@ class ClaudeAdapter(Adapter):
         except (ValueError, KeyError, TypeError):
             return "unknown"
         return "ready" if is_logged_in else "needs_login"
+
+    @classmethod
+    def login_files(cls, env: Mapping[str, str]) -> tuple[Path, ...]:
+        place = env.get("CLAUDE_CONFIG_DIR") or (f"{env['HOME']}/.claude" if env.get("HOME") else "")
+        return (Path(place, ".credentials.json"),) if place and not has_login_env(env) else ()
 
 
 def has_login_env(env: Mapping[str, str]) -> bool:

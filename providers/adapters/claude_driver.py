@@ -11,13 +11,11 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import uuid4
-
-import orjson
 
 from providers.adapters import claude_wire as wire
 from providers.adapters.base import Driver
+from providers.adapters.json_lines import Json, load_object
 from providers.errors import ProtocolBroken, excerpt
 from providers.events import (
     Event,
@@ -35,8 +33,6 @@ from providers.history_digest import extended, history_digest
 from providers.process import Process
 
 logger = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 INTERRUPT: Json = {"subtype": "interrupt"}
 
@@ -159,8 +155,9 @@ class ClaudeDriver(Driver):
                     for found in await self._hear(event, answer):
                         yield found
                 case {"type": "rate_limit_event", "rate_limit_info": dict(info)}:
-                    answer.limit = wire.read_limit(info)
-                    yield answer.limit
+                    answer.limit = limit = wire.read_limit(info)
+                    for notice in (limit, *wire.read_other_windows(info, limit.window)):
+                        yield notice
                 case {"type": "result"}:
                     self._awaited_results -= 1
                     finished = self._finish(line, answer)
@@ -243,12 +240,7 @@ class ClaudeDriver(Driver):
 
     async def _next_line(self) -> Json:
         raw = await self._process.read_line()
-        try:
-            line = orjson.loads(raw)
-        except ValueError as exc:
-            raise ProtocolBroken(f"claude wrote no JSON: {excerpt(raw)}") from exc
-        if not isinstance(line, dict):
-            raise ProtocolBroken(f"claude wrote no object: {excerpt(raw)}")
+        line = load_object(raw, "claude")
         if line.get("type") == "control_request":
             await self._process.send(wire.control_refusal(str(line.get("request_id"))))
         return line

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Any
+from dataclasses import replace
 
 import orjson
 
+from providers.adapters.json_lines import Json
 from providers.errors import (
     ContextTooLong,
     ModelUnknown,
@@ -22,8 +24,6 @@ from providers.errors import (
 )
 from providers.events import FinishReason, LimitNotice, Message, Sampling, Usage
 
-Json = dict[str, Any]
-
 # Thinking counts against max_tokens, and the vendor wants at least 1,024 tokens of it and no temperature beside it.
 THINKING_MIN_TOKENS = 4_096
 
@@ -31,6 +31,9 @@ THINKING_MIN_TOKENS = 4_096
 # comes, it keeps the CLI from asking its vendor for more by itself; an interrupt alone often comes too late for that.
 BLOCKING_LIMIT = "CLAUDE_CODE_BLOCKING_LIMIT_OVERRIDE"
 NO_SECOND_REQUEST: Json = {"subtype": "apply_flag_settings", "settings": {"env": {BLOCKING_LIMIT: "1"}}}
+
+# Windows of one model's own, such as `seven_day_opus`.
+MODEL_WINDOW = re.compile(r"_(opus|sonnet|haiku|fable)$")
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -111,13 +114,35 @@ def read_usage(usage: Json, cost_usd: float | None) -> Usage:
 
 def read_limit(info: Json) -> LimitNotice:
     """A `rate_limit_event`: only a login by subscription produces it."""
+    status, window = str(info.get("status")), str(info.get("rateLimitType") or "")
+    if status == "rejected" and info.get("isUsingOverage"):
+        status = "allowed_warning"  # the window is used up, and what is asked beyond it is served and billed
     statuses = {"allowed_warning": "warning", "rejected": "rejected"}
+    about = MODEL_WINDOW.search(window)
     return LimitNotice(
-        status=statuses.get(str(info.get("status")), "allowed"),  # type: ignore[arg-type]
-        window=str(info.get("rateLimitType") or ""),
-        resets_at=info.get("resetsAt"),
-        used=info.get("utilization"),
+        status=statuses.get(status, "allowed"),  # type: ignore[arg-type]
+        window=window,
+        resets_at=_number(info.get("resetsAt")),
+        used=_number(info.get("utilization")),
+        model=about[1] if about else "",
     )
+
+
+def read_other_windows(info: Json, told: str) -> list[LimitNotice]:
+    """The usage windows beside the one that is `told` of. That one decides; these are full at worst."""
+    windows = info.get("unifiedWindows")
+    found = windows.items() if isinstance(windows, dict) else ()
+    return [
+        replace(notice, status="warning") if notice.status == "rejected" else notice
+        for name, window in found
+        if name != told and isinstance(window, dict)
+        for notice in [read_limit(window | {"rateLimitType": name})]
+    ]
+
+
+def _number(value: object) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number else None  # type: ignore[return-value]
 
 
 def failure(result: Json, limit: LimitNotice | None, mend_login: str) -> ProviderError:
@@ -127,7 +152,8 @@ def failure(result: Json, limit: LimitNotice | None, mend_login: str) -> Provide
     message = f"claude: {words}" if words else "claude failed without a word"
     if status == 429:
         return RateLimited(message, retry_after_s=_wait_s(limit))
-    if status in (401, 403) or "not logged in" in words.lower():
+    # Said by the CLI itself, without asking its vendor; else it may be out of a model's name that the caller made up.
+    if status in (401, 403) or (status is None and "not logged in" in words.lower()):
         return _login_failure(message, words, mend_login)
     if status in (400, 413) and ("too long" in words.lower() or result.get("terminal_reason") == "prompt_too_long"):
         return ContextTooLong(message)

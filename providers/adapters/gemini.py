@@ -51,6 +51,8 @@ class GeminiAdapter(Adapter):
         tested_version="0.61.0",
         default_model="gemini-3.8-flash",
         models=files.MODELS,
+        small_model="gemini-3.5-flash-lite",
+        context_tokens=1_000_000,
         installed=("node_modules/@google/gemini-cli/bundle/gemini.js",),
         model_prefixes=("gemini-",),
         pass_env=(
@@ -122,6 +124,12 @@ class GeminiAdapter(Adapter):
     @classmethod
     async def login_state(cls, program: Program) -> LoginState:
         return "ready" if auth_type(program.env) else "needs_login"
+
+    @classmethod
+    def login_files(cls, env: Mapping[str, str]) -> tuple[Path, ...]:
+        home, named = env.get("HOME"), env.get("GOOGLE_APPLICATION_CREDENTIALS")
+        of_home = (Path(home, OAUTH_FILE), Path(home, CLOUD_FILE)) if home else ()
+        return (*of_home, Path(named)) if named else of_home
 
 
 def auth_type(env: Mapping[str, str]) -> str | None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from providers.adapters import gemini_rpc as rpc
+from providers.adapters import gemini_rpc
+from providers.adapters.acp_pipe import AgentPipe
+from providers.adapters.acp_rpc import Line
 from providers.adapters.base import Driver
 from providers.adapters.gemini_files import Home, TurnFolder
+from providers.adapters.json_lines import Json, Reply
 from providers.errors import ContextTooLong, NeedsLogin, ProtocolBroken, ProviderError, StreamCut
 from providers.events import Event, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted
 from providers.process import Process
@@ -22,32 +25,31 @@ class GeminiDriver(Driver):
     def __init__(
         self, process: Process, home: Home, *, default_model: str, mend_login: str, secrets: tuple[str, ...]
     ) -> None:
-        self._process = process
+        self._pipe = AgentPipe(process, parse=self._parse, fail=self._failure)
         self._home = home
         self._default_model = default_model
         self._mend_login = mend_login
         self._secrets = secrets
-        self._requests = 0
-        self._is_open = False  # the last request has no reply yet
-        self._prompted = ""  # the session whose prompt is that request
 
     async def ready(self) -> None:
-        await self._call("initialize", {"protocolVersion": 1, "clientCapabilities": {}})
+        await self._pipe.initialize()
         # A missing or refused login shows only here; it also loads what the first turn needs.
         await self._new_session(str(self._home.cwd))
 
     async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
         folder = self._home.write_turn(turn, turn.model or self._default_model)
         session = await self._new_session(str(folder.cwd))
-        await self._prompt(session)
+        await self._pipe.prompt(session, PLACEHOLDER)
         seen: set[type[Event]] = set()
-        while not isinstance(message := await self._receive(), rpc.Reply):
-            if message.session != session:
+        while not isinstance(message := await self._pipe.receive(), Reply):
+            if message.session != session or not isinstance(message.event, TextDelta | ReasoningDelta):
                 continue
             if not seen:
                 yield TurnStarted(folder.actual_model())
             seen.add(type(message.event))
             yield message.event
+        if (notice := gemini_rpc.read_limit(message.error, turn.model or self._default_model)) is not None:
+            yield notice
         finished = self._finish(message, folder, turn, seen)
         if not seen:
             yield TurnStarted(folder.actual_model())
@@ -55,18 +57,17 @@ class GeminiDriver(Driver):
 
     async def reset(self) -> bool:
         try:
-            if self._is_open and self._prompted:
-                await self._process.send(rpc.cancel_line(self._prompted))
-            while self._is_open:
-                await self._receive()
+            await self._pipe.cancel()
+            while self._pipe.is_open:
+                await self._pipe.receive()
             return self._home.wipe()
         except (ProviderError, OSError):
             return False
 
     # --- the end of an answer --------------------------------------------------------------------------------------
 
-    def _finish(self, reply: rpc.Reply, folder: TurnFolder, turn: Turn, seen: set[type[Event]]) -> TurnFinished:
-        result = self._result_of(reply)
+    def _finish(self, reply: Reply, folder: TurnFolder, turn: Turn, seen: set[type[Event]]) -> TurnFinished:
+        result = self._pipe.result_of(reply)
         folder.actual_model()  # without the receipt there was no request, whatever the reply says
         stop = result.get("stopReason")
         has_text = TextDelta in seen
@@ -74,58 +75,27 @@ class GeminiDriver(Driver):
             raise ContextTooLong("gemini: the conversation does not fit the model's context window")
         if stop == "max_turn_requests" and not has_text:
             raise ProtocolBroken("the model asked for a tool, and none is offered")
-        usage = rpc.read_usage(result, folder.token_counts())
+        usage = gemini_rpc.read_usage(result, folder.token_counts())
         if stop not in ("end_turn", "max_turn_requests") or usage is None:
             raise StreamCut("the vendor's stream ended without its last piece")
         has_only_thought = ReasoningDelta in seen and not has_text
-        reason = rpc.finish_reason(usage, turn.sampling.max_tokens, has_only_thought=has_only_thought)
+        reason = gemini_rpc.finish_reason(usage, turn.sampling.max_tokens, has_only_thought=has_only_thought)
         return TurnFinished(reason, usage)
 
     # --- the pipe --------------------------------------------------------------------------------------------------
 
     async def _new_session(self, cwd: str) -> str:
-        result = await self._call("session/new", {"cwd": cwd, "mcpServers": []})
+        result = await self._pipe.call("session/new", {"cwd": cwd, "mcpServers": []})
         match result:
             case {"sessionId": str(session)}:
                 return session
         raise ProtocolBroken("gemini opened no session")
 
-    async def _prompt(self, session: str) -> None:
-        self._prompted = session
-        await self._send("session/prompt", {"sessionId": session, "prompt": [{"type": "text", "text": PLACEHOLDER}]})
-
-    async def _call(self, method: str, params: rpc.Json) -> rpc.Json:
-        self._prompted = ""
-        await self._send(method, params)
-        while not isinstance(message := await self._receive(), rpc.Reply):
-            pass
-        return self._result_of(message)
-
-    async def _send(self, method: str, params: rpc.Json) -> None:
-        self._requests += 1
-        self._is_open = True
-        await self._process.send(rpc.request_line(self._requests, method, params))
-
-    async def _receive(self) -> rpc.Reply | rpc.Update:
-        """The next line that matters. Only one request is ever open, so a reply closes it."""
-        while True:
-            message = self._parse(await self._process.read_line())
-            match message:
-                case rpc.Ask():
-                    await self._process.send(rpc.refusal_line(message))
-                case rpc.Reply(id=self._requests):
-                    self._is_open = False
-                    return message
-                case rpc.Update():
-                    return message
-
-    def _parse(self, line: bytes) -> rpc.Reply | rpc.Ask | rpc.Update | None:
+    def _parse(self, line: bytes) -> Line:
         try:
-            return rpc.parse_line(line)
+            return gemini_rpc.parse_line(line)
         except NeedsLogin as exc:
             raise NeedsLogin(exc.message, mend=self._mend_login) from exc
 
-    def _result_of(self, reply: rpc.Reply) -> rpc.Json:
-        if reply.error:
-            raise rpc.failure(reply.error, mend_login=self._mend_login, secrets=self._secrets)
-        return reply.result
+    def _failure(self, error: Json) -> ProviderError:
+        return gemini_rpc.failure(error, mend_login=self._mend_login, secrets=self._secrets)

@@ -16,6 +16,7 @@ import pytest
 
 from providers import errors
 from providers.adapters import gemini, gemini_files, gemini_rpc
+from providers.adapters.acp_rpc import Update
 from providers.adapters.base import Program, WorkerFolder
 from providers.events import Message, ReasoningDelta, Sampling, TextDelta, Turn, Usage
 
@@ -241,8 +242,8 @@ def update(kind: str, **content: Any) -> bytes:
 def test_text_and_thought_chunks_are_events() -> None:
     text = gemini_rpc.parse_line(update("agent_message_chunk", type="text", text="a"))
     thought = gemini_rpc.parse_line(update("agent_thought_chunk", type="text", text="**S**\nx"))
-    assert text == gemini_rpc.Update("s", TextDelta("a"))
-    assert thought == gemini_rpc.Update("s", ReasoningDelta("**S**\nx\n\n"))
+    assert text == Update("s", TextDelta("a"))
+    assert thought == Update("s", ReasoningDelta("**S**\nx\n\n"))
 
 
 @pytest.mark.parametrize(
@@ -250,16 +251,6 @@ def test_text_and_thought_chunks_are_events() -> None:
 )
 def test_lines_without_use_are_skipped(line: bytes) -> None:
     assert gemini_rpc.parse_line(line) is None
-
-
-def test_request_of_the_cli_is_refused() -> None:
-    ask = gemini_rpc.parse_line(b'{"jsonrpc":"2.0","id":0,"method":"session/request_permission","params":{}}')
-    assert isinstance(ask, gemini_rpc.Ask)
-    assert orjson.loads(gemini_rpc.refusal_line(ask)) == {
-        "jsonrpc": "2.0",
-        "id": 0,
-        "error": {"code": -32601, "message": "not supported"},
-    }
 
 
 @pytest.mark.parametrize("line", [b"Ripgrep is not available", b"[1]", b"\xff"])
@@ -325,6 +316,7 @@ def vendor(code: int, message: str, **more: Any) -> dict[str, Any]:
         ({"code": -32000, "message": "Your account is not eligible for this tier."}, errors.UnsupportedAccount),
         (vendor(400, "User location is not supported for the API use."), errors.UnsupportedAccount),
         ({"code": 500, "message": "models/gemini-9 is not found for API version v1beta"}, errors.ModelUnknown),
+        (vendor(404, "models/gemini-ineligible is not found for API version v1beta"), errors.ModelUnknown),
         (
             vendor(400, "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."),
             errors.ContextTooLong,

@@ -1,4 +1,4 @@
-"""Stand-in Anthropic and Gemini HTTP APIs on loopback, for the real CLIs to talk to in tests and benchmarks."""
+"""Stand-in Anthropic, Gemini and OpenAI HTTP APIs on loopback, for the real CLIs to talk to in tests and benchmarks."""
 
 from tests.vendor_api.record import Received
 from tests.vendor_api.script import Script

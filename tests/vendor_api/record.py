@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Vendor = Literal["anthropic", "gemini", ""]
-Kind = Literal["chat", "count", "models", "other"]
+Vendor = Literal["anthropic", "gemini", "openai", ""]
+Kind = Literal["chat", "count", "models", "account", "other"]
 
 _SECRETS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-goog-api-key"})
 _SECRET_IN_PATH = re.compile(r"([?&](?:key|access_token)=[^&]{0,6})[^&]*")

@@ -18,6 +18,12 @@ def classify(method: str, path: str) -> tuple[Vendor, Kind]:
             return "anthropic", "chat"
         case "POST", "/v1/messages/count_tokens":
             return "anthropic", "count"
+        case "POST", "/v1/responses":
+            return "openai", "chat"
+        case "POST", "/v1/responses/input_tokens":
+            return "openai", "count"
+    if path.startswith("/backend-api/"):
+        return "openai", "account"
     if method == "GET" and _ANTHROPIC_MODELS.fullmatch(path):
         return "anthropic", "models"
     if method == "GET" and _GEMINI_MODELS.fullmatch(path):

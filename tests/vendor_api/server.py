@@ -1,4 +1,4 @@
-"""The HTTP server both stand-in vendors share, and its record of what came in."""
+"""The HTTP server the stand-in vendors share, and its record of what came in."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 from aiohttp import web
 
-from tests.vendor_api import anthropic, gemini
+from tests.vendor_api import anthropic, gemini, openai
 from tests.vendor_api.record import Received, shown_headers, shown_path
 from tests.vendor_api.routes import classify, gemini_call
 from tests.vendor_api.script import BadScript, Script, directive, merge
@@ -26,8 +26,11 @@ class _Api(Protocol):
     def error(self, status: int, message: str) -> Answer: ...
 
 
+_APIS: dict[str, _Api] = {"anthropic": anthropic, "gemini": gemini, "openai": openai}
+
+
 class VendorApi:
-    """Both vendors on one loopback port, while entered.
+    """All vendors on one loopback port, while entered.
 
     Set `script` for all chat requests from then on, `next()` for the coming ones; a directive in a request's last
     user text changes single keys of either.
@@ -126,10 +129,12 @@ class VendorApi:
         return response
 
     def _answer(self, request: web.Request, received: Received) -> Answer:
-        api: _Api = gemini if received.vendor == "gemini" else anthropic
+        api = _APIS.get(received.vendor, anthropic)
         match received.kind:
             case "models":
                 return api.models()
+            case "account":
+                return openai.account()
             case "count":
                 return api.count_tokens(received.body)
             case "other":
@@ -140,6 +145,9 @@ class VendorApi:
             if received.vendor == "anthropic":
                 asked = anthropic.read(received.body, bearer="authorization" in received.headers)
                 return anthropic.answer(asked, self._script_for(asked))
+            if received.vendor == "openai":
+                asked = openai.read(received.body)
+                return openai.answer(asked, self._script_for(asked))
             model, stream = gemini_call(request.path)
             asked = gemini.read(received.body, model=model, stream=stream)
             return gemini.answer(asked, self._script_for(asked))
