@@ -6,9 +6,15 @@ owner of this hub can do about it. Messages never hold a prompt, a key or more t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from providers.route import Attempt, Decision
+
 EXCERPT_BYTES = 200
 # Shorter pieces of a key tell nothing, and are found in ordinary words.
 LEAST_SECRET_CHARS = 8
+LEAST_WHOLE_CHARS = 6
 
 
 def excerpt(raw: bytes | str) -> str:
@@ -18,10 +24,12 @@ def excerpt(raw: bytes | str) -> str:
 
 
 class ProviderError(Exception):
-    """Base of everything the engine raises."""
+    """Base of everything the engine raises. One that ends a turn tells its decision and what was tried."""
 
     code = "provider_error"
     retryable = False
+    decision: Decision | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, mend: str = "") -> None:
         super().__init__(message)
@@ -32,6 +40,8 @@ class ProviderError(Exception):
     def redact(self, secrets: tuple[str, ...]) -> None:
         """Blot out secrets of the owner, should a CLI or its vendor have quoted one."""
         for secret in secrets:
+            if len(secret) < LEAST_WHOLE_CHARS:  # a flag such as `1` or `true`, and a part of many words
+                continue
             # Longest first, down to pieces: an excerpt may have been cut in the middle of one.
             for length in range(len(secret), min(len(secret), LEAST_SECRET_CHARS) - 1, -1):
                 self.message = self.message.replace(secret[:length], "***").replace(secret[-length:], "***")
@@ -59,6 +69,19 @@ class UnsupportedAccount(ProviderUnavailable):
     """The login is valid, but the vendor does not serve this kind of account through its CLI."""
 
     code = "unsupported_account"
+
+
+class ProviderChanged(ProviderUnavailable):
+    """The turn waited for so long that the provider chosen for it is gone; the next try finds what is there now."""
+
+    code = "provider_changed"
+    retryable = True
+
+
+class ProviderDisabled(ProviderUnavailable):
+    """The owner of the hub has switched it off."""
+
+    code = "provider_disabled"
 
 
 class CrashLoop(ProviderUnavailable):

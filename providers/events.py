@@ -92,12 +92,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class LimitNotice:
-    """The vendor spoke about a usage window; `resets_at` is Unix time in seconds, `used` a share of 0 to 1."""
+    """The vendor spoke about a usage window; `resets_at` is Unix time in seconds, `used` a share of 0 to 1.
+
+    `model` is a word in the names of the models it is about (`opus`), empty for all.
+    """
 
     status: Literal["allowed", "warning", "rejected"]
     window: str
     resets_at: float | None = None
     used: float | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from providers.breaker import StartBreaker
+from providers.host import Host
+from providers.pool_limits import PoolLimits
+from providers.process import HARD_PROCESSES_FACTOR
 from providers.roster import Roster, State
 from providers.waiting import FairQueue
 from providers.worker import Worker
@@ -23,30 +26,6 @@ PATIENCE_S = 1.0
 REFILL_DELAY_S = 0.5
 # In a full pool, a bound worker idle this long makes room for one that any new conversation can use.
 MAKE_ROOM_AFTER_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """Bounds of one pool. Durations in seconds, memory in resident bytes of a process tree, 0 for no limit.
-
-    `floor` workers are kept ready that no conversation has bound yet, while `ceiling` and `memory_bytes` (for all
-    workers together) allow. Above `rss_bytes` a worker is replaced between turns, above `hard_rss_bytes` within one.
-    At most `kept` idle workers hold a conversation for its next turn (0: none does), each for `kept_s`.
-    """
-
-    floor: int = 1
-    ceiling: int = 4
-    memory_bytes: int = 0
-    queue: int = 200
-    queue_wait_s: float = 120.0
-    idle_s: float = 900.0
-    kept: int = 0
-    kept_s: float = 300.0
-    age_s: float = 14_400.0
-    turns: int = 200
-    rss_bytes: int = 512 * 1024 * 1024
-    hard_rss_bytes: int = 1024 * 1024 * 1024
-    watch_s: float = 2.0
 
 
 @dataclass(slots=True)
@@ -60,18 +39,59 @@ class Moves:
 
 
 class Planner:
-    """The decisions of one pool, over the roster and the queue it shares with it."""
+    """The decisions of one pool, over the roster and the queue it shares with it, and within what the host leaves."""
 
-    def __init__(self, limits: PoolLimits, roster: Roster, queue: FairQueue[Worker], breaker: StartBreaker) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: PoolLimits,
+        roster: Roster,
+        queue: FairQueue[Worker],
+        breaker: StartBreaker,
+        host: Host,
+    ) -> None:
+        self.name = name
         self._limits = limits
         self._roster = roster
         self._queue = queue
         self._breaker = breaker
+        self._host = host
+        self._lacking = 0
         self._moves = Moves()
         self._short_since: float | None = -math.inf  # nothing runs yet that a first start could slow down
 
+    def adjust(self, limits: PoolLimits) -> None:
+        """Decide by other limits from now on."""
+        self._limits = limits
+
+    # --- what the other pools see ----------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> PoolLimits:
+        return self._limits
+
+    @property
+    def roster(self) -> Roster:
+        return self._roster
+
+    @property
+    def lacking(self) -> int:
+        return min(self._lacking, len(self._queue))
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def waits_since(self) -> float:
+        first = self._queue.first()
+        return first.since if first is not None else math.inf
+
+    # --- the decisions ---------------------------------------------------------------------------------------------
+
     def settle(self) -> Moves:
         """Seat who can be seated, make room for those who can't, start what is missing."""
+        self._yield_to_others()
         self._free_for_starved()
         self._seat_waiters()
         self._empty_for_waiting()
@@ -86,6 +106,9 @@ class Planner:
         for worker in roster.emptied() + roster.kept():
             if not worker.is_alive or self.is_worn(worker) or self._is_surplus(worker):
                 self._retire(worker)
+        beyond = roster.live - roster.count(State.RETIRING) - limits.ceiling  # it may have been lowered
+        for worker in (roster.kept() + roster.emptied())[: max(0, beyond)]:
+            self._retire(worker)
         for worker in roster.kept():
             if time.monotonic() - worker.idle_since >= limits.kept_s:
                 self._empty(worker)
@@ -93,6 +116,9 @@ class Planner:
             biggest = sorted(roster.kept() or roster.idle(), key=roster.rss_bytes)[-1:]
             for worker in biggest:
                 self._retire(worker)
+        biggest_of_all = self._host.too_big()
+        if biggest_of_all is not None and roster.state(biggest_of_all) is State.IDLE:
+            self._retire(biggest_of_all)
         return self._take_moves()
 
     def may_keep(self, worker: Worker) -> bool:
@@ -105,6 +131,15 @@ class Planner:
             worker.turns >= limits.turns
             or time.monotonic() - worker.started_at >= limits.age_s
             or 0 < limits.rss_bytes < self._roster.rss_bytes(worker)
+            or 0 < worker.max_processes < self._roster.usage(worker).processes
+        )
+
+    def is_out_of_bounds(self, worker: Worker) -> bool:
+        """Whether it holds so much that its turn is not waited for."""
+        usage = self._roster.usage(worker)
+        return (
+            0 < self._limits.hard_rss_bytes < usage.rss_bytes
+            or 0 < worker.max_processes * HARD_PROCESSES_FACTOR < usage.processes
         )
 
     def _take_moves(self) -> Moves:
@@ -154,6 +189,10 @@ class Planner:
 
     # --- who goes --------------------------------------------------------------------------------------------------
 
+    def _yield_to_others(self) -> None:
+        for worker in self._host.to_yield(self):
+            self._retire(worker)
+
     def _free_for_starved(self) -> None:
         """Let go of an idle worker that others could use, for the first in line whom nobody serves.
 
@@ -201,14 +240,21 @@ class Planner:
     # --- what starts -----------------------------------------------------------------------------------------------
 
     def _start_missing(self) -> None:
-        refill, room = self._refill(), self._room()
+        refill, room = self._refill(), self._own_room()
+        self._lacking = 0
         if not room:
             return
-        wanted = self._unprovided().total() + refill - self._roster.starting
+        starting, unprovided = self._roster.starting, self._unprovided().total()
+        wanted = unprovided + refill - starting
         if self._breaker.failures:
-            wanted = min(wanted, 1 - self._roster.starting) if not self._breaker.pause_s else 0
-        self._moves.starts = max(0, min(wanted, room))
+            wanted = min(wanted, 1 - starting) if not self._breaker.pause_s else 0
+        wanted = max(0, min(wanted, room))
+        turns = max(0, min(wanted, unprovided - starting))
+        placed = min(turns, self._host.room(self))
+        extra = min(wanted - turns, max(0, self._host.spare(self) - placed))
+        self._moves.starts = placed + extra
         self._roster.starting += self._moves.starts
+        self._lacking = max(0, turns - placed - self._roster.count(State.RETIRING))
 
     def _refill(self) -> int:
         """How many workers the floor lacks, once the turn that took the last one has had time to begin.
@@ -225,6 +271,11 @@ class Planner:
         return missing if time.monotonic() - self._short_since >= REFILL_DELAY_S else 0
 
     def _room(self) -> int:
+        """How many processes may be started for turns that wait."""
+        own = self._own_room()
+        return min(own, self._host.room(self)) if own else 0
+
+    def _own_room(self) -> int:
         by_count = self._limits.ceiling - self._roster.live
         return max(0, min(by_count, self._memory_room()))
 

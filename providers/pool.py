@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from providers.breaker import StartBreaker
-from providers.errors import Busy, ProviderError, ShuttingDown, WorkerFailed
+from providers.errors import Busy, ProviderError, ShuttingDown, WorkerCrashed, WorkerFailed
 from providers.events import StartKind
-from providers.planning import Moves, Planner, PoolLimits
+from providers.host import Host
+from providers.planning import Moves, Planner
+from providers.pool_limits import PoolLimits
 from providers.roster import Roster, State
 from providers.tasks import Tasks
 from providers.waiting import FairQueue, Waiter
@@ -27,6 +30,8 @@ from providers.worker import Worker
 logger = logging.getLogger(__name__)
 
 BUSY_RETRY_AFTER_S = 2.0
+# A worker that dies younger than this, before any turn, might as well not have started.
+LASTING_AFTER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Lease:
 class WorkerPool:
     """Lends the workers of one provider; `start_worker` makes a ready one or raises ProviderError.
 
-    `starts` bounds how many processes start at a time, across all pools that share it.
+    `starts` bounds how many processes start at a time, `host` how many there are, across all pools that share it.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class WorkerPool:
         start_worker: Callable[[], Awaitable[Worker]],
         limits: PoolLimits,
         starts: asyncio.Semaphore,
+        host: Host | None = None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -58,9 +64,11 @@ class WorkerPool:
         self._start_worker = start_worker
         self._starts = starts
         self._queue: FairQueue[Worker] = FairQueue()
-        self._planner = Planner(limits, self.roster, self._queue, self.breaker)
+        self._host = host or Host()
+        self._planner = Planner(name, limits, self.roster, self._queue, self.breaker, self._host)
         self._tasks = Tasks()
         self._is_closing = False
+        self._is_woken = False
         self._quiet = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -82,8 +90,16 @@ class WorkerPool:
 
     def open(self) -> None:
         """Begin to warm up and to watch. Needs a running event loop."""
+        self._host.join(self._planner, self._settle_soon)
         self._tasks.start(self._watch(), name=f"{self.name} watch")
         self._settle()
+
+    def adjust(self, limits: PoolLimits) -> None:
+        """Go by other limits from now on: idle workers beyond them go, no turn is ended."""
+        self.limits = limits
+        self._planner.adjust(limits)
+        if not self._is_closing:
+            self._inspect_all()
 
     @asynccontextmanager
     async def lease(self, *, caller: str, binding: Hashable, history: bytes | None = None) -> AsyncIterator[Lease]:
@@ -124,9 +140,13 @@ class WorkerPool:
         seat = waiter.seat
         if seat.done() and not seat.cancelled() and seat.exception() is None:
             self._give_back(seat.result())
+        else:
+            self._host.share_out()  # others may have stood behind it
 
     def _give_back(self, worker: Worker) -> None:
         if self.roster.state(worker) is State.BUSY:
+            if worker.turns and worker.is_alive:
+                self.breaker.proved()
             if self._planner.may_keep(worker) and not self._is_closing:
                 self.roster.set(worker, State.IDLE)
                 self._settle()
@@ -164,6 +184,16 @@ class WorkerPool:
         verdict = self.breaker.verdict
         if verdict is not None and not self.live:
             self._dismiss_all(verdict)
+        self._host.share_out()
+
+    def _settle_soon(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            asyncio.get_running_loop().call_soon(self._settle_woken)
+
+    def _settle_woken(self) -> None:
+        self._is_woken = False
+        self._settle()
 
     def _do(self, moves: Moves) -> None:
         for worker in moves.emptying:
@@ -212,7 +242,17 @@ class WorkerPool:
             self.breaker.failed(error)
             self._tasks.start(self._settle_later(self.breaker.pause_s), name=f"{self.name} retry")
 
+    def _note_early_death(self, worker: Worker) -> None:
+        age_s = time.monotonic() - worker.started_at
+        if worker.is_alive or worker.turns or age_s >= LASTING_AFTER_S or self._is_closing:
+            return
+        self.counts["died_early"] += 1
+        logger.warning("%s worker %d died %.1f s after its start, before any turn", self.name, worker.pid, age_s)
+        self.breaker.died(WorkerCrashed(f"{self.name} ended by itself soon after its start"))
+        self._tasks.start(self._settle_later(self.breaker.pause_s), name=f"{self.name} retry")
+
     async def _stop(self, worker: Worker) -> None:
+        self._note_early_death(worker)
         self.roster.set(worker, State.RETIRING)
         await worker.stop()
         self.roster.remove(worker)
@@ -220,7 +260,7 @@ class WorkerPool:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self.limits.watch_s)
+            await asyncio.sleep(self._host.seconds_to_look(self.limits.watch_s))
             try:
                 self._inspect_all()
             except Exception:
@@ -233,9 +273,13 @@ class WorkerPool:
         self._settle()
 
     def _inspect(self, worker: Worker) -> None:
-        rss_bytes = self.roster.measure(worker)
-        if self.roster.state(worker) is State.BUSY and 0 < self.limits.hard_rss_bytes < rss_bytes:
-            logger.warning("killing %s worker %d within a turn: %d MB", self.name, worker.pid, rss_bytes >> 20)
+        self.roster.measure(worker, self._host.processes)
+        if worker.is_alive and time.monotonic() - worker.started_at >= LASTING_AFTER_S:
+            self.breaker.lasted(worker.started_at)
+        if self.roster.state(worker) is State.BUSY and self._planner.is_out_of_bounds(worker):
+            usage = self.roster.usage(worker)
+            what = f"{usage.rss_bytes >> 20} MB in {usage.processes} processes"
+            logger.warning("killing %s worker %d within a turn: %s", self.name, worker.pid, what)
             worker.kill()
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -255,6 +299,7 @@ class WorkerPool:
             self.roster.set(worker, State.RETIRING)
         await asyncio.gather(*(worker.stop() for worker in self.roster))
         self.roster.clear()
+        self._host.leave(self._planner)
 
     def kill(self) -> None:
         """End every process at once. `close` is still to be awaited, it has nothing to wait for then."""

@@ -14,8 +14,13 @@ from providers.process import parent_death_argv
 PROBE_TIMEOUT_S = 10.0
 
 
-async def probe(argv: tuple[str, ...], env: Mapping[str, str], *, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
-    """What the command prints to its standard output; empty if it can't be run or takes too long."""
+async def probe(
+    argv: tuple[str, ...], env: Mapping[str, str], *, timeout_s: float = PROBE_TIMEOUT_S, has_stderr: bool = False
+) -> bytes:
+    """What the command prints to its standard output; empty if it can't be run or takes too long.
+
+    `has_stderr` adds what it prints to its standard error.
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -25,7 +30,7 @@ async def probe(argv: tuple[str, ...], env: Mapping[str, str], *, timeout_s: flo
                 cwd=folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.STDOUT if has_stderr else asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
         except OSError:

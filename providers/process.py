@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import os
 import resource
 import shutil
@@ -24,6 +25,7 @@ from typing import cast
 
 import psutil
 
+from providers.cgroups import Cgroup, Cgroups, Share
 from providers.errors import ProtocolBroken, WorkerCrashed, excerpt
 from providers.lines import LineBuffer
 
@@ -36,20 +38,49 @@ PIPE_GRACE_S = 0.5
 STDIN_GRACE_S = 0.3
 TERM_GRACE_S = 1.0
 KILL_GRACE_S = 5.0
+# A killed process' group can be removed once the kernel is done with the last of its descendants.
+GROUP_GRACE_S = 0.5
+GROUP_LOOK_S = 0.01
+
+# Past so many times `max_processes` a tree is killed within a turn; the kernel's own bound counts threads too.
+HARD_PROCESSES_FACTOR = 2
+THREADS_PER_PROCESS = 32
+
+# To the kernel, niceness is a weight too: 0 is a cgroup's usual one, and each step takes a fifth of it away.
+USUAL_WEIGHT, NICE_STEP, MOST_NICE = 100, 1.25, 19
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """Bounds of one process; None or 0 leaves a limit off.
+    """Bounds of one worker's process; None or 0 leaves a limit off.
 
     `data_bytes` is a kernel backstop (RLIMIT_DATA, Linux only), never the working limit: it counts what a process
     reserves, which is 5.5 GB for claude. `cpu_s` is processor time in seconds over the process' whole life.
+    `max_processes` bounds its tree: above, it is replaced between turns, above twice that killed. Where it gets a
+    cgroup, that holds `cpu_weight`, a weight of 1 to 10,000 (100 is usual), and `memory_bytes` as a hard bound;
+    elsewhere a lower weight becomes niceness.
     """
 
     max_line_bytes: int = 64 * 1024 * 1024
     data_bytes: int = 0
     cpu_s: int = 0
     nice: int = 0
+    cpu_weight: int | None = None
+    max_processes: int = 0
+    memory_bytes: int = 0
+
+    @property
+    def nice_alone(self) -> int:
+        """Its niceness where there is no cgroup to hold its share."""
+        if self.cpu_weight is None:
+            return self.nice
+        return max(self.nice, min(MOST_NICE, round(math.log(USUAL_WEIGHT / self.cpu_weight, NICE_STEP))))
+
+    @property
+    def share(self) -> Share:
+        """What its cgroup holds it to; processes are watched, threads included it is the kernel that counts."""
+        tasks = self.max_processes * HARD_PROCESSES_FACTOR * THREADS_PER_PROCESS
+        return Share(self.cpu_weight, tasks, self.memory_bytes)
 
 
 @cache
@@ -132,33 +163,48 @@ class _Pipes(asyncio.SubprocessProtocol):
 class Process:
     """A running child. `send` and `read_line` belong to one task at a time; `stop` and `kill` to anyone."""
 
-    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
+    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes, limits: ProcessLimits) -> None:
+        self.limits = limits
         self._transport = transport
         self._stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
         self._pipes = pipes
+        self._group: Cgroup | None = None
         self.pid = transport.get_pid()
 
     @classmethod
-    async def start(cls, argv: tuple[str, ...], env: dict[str, str], cwd: Path, limits: ProcessLimits) -> Process:
-        """Start `argv` with exactly `env`. Raises OSError if the program can't be run."""
+    async def start(
+        cls,
+        argv: tuple[str, ...],
+        env: dict[str, str],
+        cwd: Path,
+        limits: ProcessLimits,
+        cgroups: Cgroups | None = None,
+    ) -> Process:
+        """Start `argv` with exactly `env`, in a cgroup of its own where there are any.
+
+        Raises OSError if the program can't be run.
+        """
         _require_program(argv[0])
         lines = LineBuffer(limits.max_line_bytes)
         transport, pipes = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Pipes(lines), *parent_death_argv(), *argv, env=env, cwd=cwd, start_new_session=True
         )
-        process = cls(transport, pipes)
+        process = cls(transport, pipes, limits)
         try:
-            process._limit(limits)
+            process._group = cgroups.admit(process.pid, limits.share) if cgroups is not None else None
+            process._limit()
         except BaseException:
             process.kill()
             raise
         return process
 
-    def _limit(self, limits: ProcessLimits) -> None:
+    def _limit(self) -> None:
         # After the start and from outside: code run between fork and exec may deadlock in a threaded hub.
+        limits = self.limits
+        nice = limits.nice if self._group is not None else limits.nice_alone
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if limits.nice > os.getpriority(os.PRIO_PROCESS, self.pid):
-                os.setpriority(os.PRIO_PROCESS, self.pid, limits.nice)
+            if nice > os.getpriority(os.PRIO_PROCESS, self.pid):
+                os.setpriority(os.PRIO_PROCESS, self.pid, nice)
             if sys.platform == "linux":
                 lower_limit(self.pid, resource.RLIMIT_DATA, limits.data_bytes)
                 lower_limit(self.pid, resource.RLIMIT_CPU, limits.cpu_s)
@@ -222,10 +268,21 @@ class Process:
         await self._await_exit(KILL_GRACE_S)
         if self.is_running:
             logger.error("process %d survived SIGKILL for %.0f s", self.pid, KILL_GRACE_S)
+        await self._remove_group()
+
+    async def _remove_group(self) -> None:
+        if self._group is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GROUP_GRACE_S):
+                while not self._group.remove():  # noqa: ASYNC110 (the kernel offers no event for this)
+                    await asyncio.sleep(GROUP_LOOK_S)
 
     def kill(self) -> None:
         """Kill the whole group at once, also what an ended leader left behind."""
         self._signal_group(signal.SIGKILL)
+        if self._group is not None:
+            self._group.kill()
         # Closed any earlier, the transport would race with asyncio's own watcher for the exit code.
         self._pipes.is_unwanted = True
         if not self.is_running:

@@ -1,4 +1,4 @@
-"""Which workers a pool has, what each of them is doing and how much memory it holds."""
+"""Which workers a pool has, what each of them is doing and how much it holds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from enum import StrEnum
 
+from providers.memory import NOTHING, ProcessTable, TreeUsage
 from providers.worker import Worker
 
 
@@ -22,7 +23,7 @@ class Roster:
     def __init__(self) -> None:
         self.starting = 0
         self._states: dict[Worker, State] = {}
-        self._rss_bytes: dict[Worker, int] = {}
+        self._usage: dict[Worker, TreeUsage] = {}
 
     def __str__(self) -> str:
         states = ", ".join(f"{self.count(state)} {state}" for state in State)
@@ -40,11 +41,13 @@ class Roster:
 
     def remove(self, worker: Worker) -> None:
         del self._states[worker]
-        self._rss_bytes.pop(worker, None)
+        self._usage.pop(worker, None)
 
     def clear(self) -> None:
+        """Nothing is left, and nothing comes: a start that was cancelled before it began counts no more either."""
+        self.starting = 0
         self._states.clear()
-        self._rss_bytes.clear()
+        self._usage.clear()
 
     # --- counting --------------------------------------------------------------------------------------------------
 
@@ -101,16 +104,18 @@ class Roster:
         unbound = [worker for worker in idle if worker.binding is None]
         return next(iter(kept or empty or unbound), None)
 
-    # --- memory ----------------------------------------------------------------------------------------------------
+    # --- what they hold --------------------------------------------------------------------------------------------
 
-    def measure(self, worker: Worker) -> int:
-        self._rss_bytes[worker] = rss_bytes = worker.rss_bytes
-        return rss_bytes
+    def measure(self, worker: Worker, processes: ProcessTable) -> None:
+        self._usage[worker] = worker.usage(processes)
+
+    def usage(self, worker: Worker) -> TreeUsage:
+        """What it and all it has started held when last looked at; nothing if it never was."""
+        return self._usage.get(worker, NOTHING)
 
     def rss_bytes(self, worker: Worker) -> int:
-        """Its resident memory when it was last measured; 0 if it never was."""
-        return self._rss_bytes.get(worker, 0)
+        return self.usage(worker).rss_bytes
 
     @property
     def total_rss_bytes(self) -> int:
-        return sum(self._rss_bytes.values())
+        return sum(usage.rss_bytes for usage in self._usage.values())

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from providers.adapters.base import Adapter, Driver, WorkerFolder
+from providers.cgroups import Cgroups
 from providers.errors import NotInstalled, ProviderError, TimedOut, WorkerFailed
 from providers.events import Event, Turn
-from providers.memory import tree_rss_bytes
+from providers.memory import ProcessTable, TreeUsage
 from providers.process import Process, ProcessLimits
 from providers.workspace import make_folder, remember_process, remove_folder
 
@@ -49,21 +50,30 @@ class Worker:
         self.started_at = self.idle_since = time.monotonic()
 
     @classmethod
-    async def start(cls, adapter: Adapter, root: Path, limits: ProcessLimits, deadlines: Deadlines) -> Worker:
+    async def start(
+        cls,
+        adapter: Adapter,
+        root: Path,
+        limits: ProcessLimits,
+        deadlines: Deadlines,
+        cgroups: Cgroups | None = None,
+    ) -> Worker:
         """Start a process below `root` and wait until it is ready.
 
         Raises ProviderError; nothing is left behind then, nor when cancelled.
         """
         try:
-            return await cls._start(adapter, root, limits, deadlines)
+            return await cls._start(adapter, root, limits, deadlines, cgroups)
         except OSError as exc:  # of the program, or of a full disk
             raise WorkerFailed(f"{adapter.info.title} could not be started: {exc.strerror}") from exc
 
     @classmethod
-    async def _start(cls, adapter: Adapter, root: Path, limits: ProcessLimits, deadlines: Deadlines) -> Worker:
+    async def _start(
+        cls, adapter: Adapter, root: Path, limits: ProcessLimits, deadlines: Deadlines, cgroups: Cgroups | None
+    ) -> Worker:
         folder = make_folder(root)
         try:
-            process = await _launch(adapter, folder, limits)
+            process = await _launch(adapter, folder, limits, cgroups)
         except BaseException:
             remove_folder(folder)
             raise
@@ -94,8 +104,13 @@ class Worker:
         return self._driver.remembers()
 
     @property
-    def rss_bytes(self) -> int:
-        return tree_rss_bytes(self.pid)
+    def max_processes(self) -> int:
+        """How many processes its tree should not exceed; 0 for any number."""
+        return self._process.limits.max_processes
+
+    def usage(self, processes: ProcessTable) -> TreeUsage:
+        """What it holds with all it has started."""
+        return processes.usage(self.pid)
 
     async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
         """Answer one turn within the deadlines. Raises ProviderError; may be closed at any event."""
@@ -148,9 +163,9 @@ class Worker:
         self._process.kill()
 
 
-async def _launch(adapter: Adapter, folder: WorkerFolder, limits: ProcessLimits) -> Process:
+async def _launch(adapter: Adapter, folder: WorkerFolder, limits: ProcessLimits, cgroups: Cgroups | None) -> Process:
     launch = adapter.launch(folder)
     try:
-        return await Process.start(launch.argv, dict(launch.env), folder.cwd, limits)
+        return await Process.start(launch.argv, dict(launch.env), folder.cwd, limits, cgroups)
     except FileNotFoundError as exc:
         raise NotInstalled(f"{adapter.info.title} was not found", mend=adapter.info.mend_install) from exc

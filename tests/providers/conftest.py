@@ -13,7 +13,7 @@ from tests.providers.fakes import Clock, Starter, until
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("planning", "waiting", "breaker", "worker"):
+    for module in ("planning", "waiting", "breaker", "worker", "host", "pool"):
         monkeypatch.setattr(f"providers.{module}.time", clock)
     return clock
 

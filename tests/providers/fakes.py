@@ -16,10 +16,13 @@ import psutil
 
 from providers.adapters.base import Launch, Program, WorkerFolder
 from providers.adapters.echo import EchoAdapter
+from providers.cgroups import Cgroups
 from providers.errors import ProviderError
 from providers.events import Message, Sampling, TextDelta, Turn
-from providers.planning import PoolLimits
+from providers.host import Host
+from providers.memory import ProcessTable, TreeUsage
 from providers.pool import Lease, WorkerPool
+from providers.pool_limits import PoolLimits
 from providers.process import ProcessLimits
 from providers.worker import Deadlines, Worker
 
@@ -79,6 +82,8 @@ class FakeWorker(Worker):
         self.lives = True
         self.holds: bytes | None = None
         self.rss = 0
+        self.processes = 1
+        self.most_processes = 0
         self.looks = 0
         self.resets_clean = True
         self.reset_error: Exception | None = None
@@ -103,6 +108,13 @@ class FakeWorker(Worker):
     def rss_bytes(self) -> int:
         self.looks += 1
         return self.rss
+
+    @property
+    def max_processes(self) -> int:
+        return self.most_processes
+
+    def usage(self, processes: ProcessTable) -> TreeUsage:
+        return TreeUsage(self.rss_bytes, self.processes)
 
     async def reset(self) -> bool:
         await self.may_reset.wait()
@@ -165,10 +177,12 @@ class Starter:
 
 
 @asynccontextmanager
-async def opened(starter: Starter, *, starts: int = 16, **limits: Any) -> AsyncIterator[WorkerPool]:
+async def opened(
+    starter: Starter, *, starts: int = 16, name: str = "fake", host: Host | None = None, **limits: Any
+) -> AsyncIterator[WorkerPool]:
     """A pool of fake workers, without a floor and not watched unless the test says so."""
     settings = replace(PoolLimits(floor=0, watch_s=FOREVER_S), **limits)
-    pool = WorkerPool("fake", starter, settings, asyncio.Semaphore(starts))
+    pool = WorkerPool(name, starter, settings, asyncio.Semaphore(starts), host)
     pool.open()
     try:
         yield pool
@@ -309,8 +323,9 @@ async def start_worker(
     *,
     limits: ProcessLimits | None = None,
     deadlines: Deadlines = PATIENT,
+    cgroups: Cgroups | None = None,
 ) -> Worker:
-    return await Worker.start(adapter(PROGRAM), root, limits or ProcessLimits(), deadlines)
+    return await Worker.start(adapter(PROGRAM), root, limits or ProcessLimits(), deadlines, cgroups)
 
 
 def ask(text: str, *, owner: str = "alice", caller: str = "alice", max_tokens: int | None = None) -> Turn:

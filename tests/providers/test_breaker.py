@@ -68,3 +68,31 @@ def test_a_start_that_works_forgives_everything(breaker: StartBreaker) -> None:
         breaker.failed(WorkerCrashed("no"))
     breaker.succeeded()
     assert (breaker.failures, breaker.pause_s, breaker.verdict) == (0, 0, None)
+
+
+def test_a_worker_that_dies_at_once_is_not_forgotten_when_the_next_one_starts(clock: Clock) -> None:
+    breaker = StartBreaker()
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.died(WorkerCrashed("gone"))
+        clock.advance(60)
+        breaker.succeeded()
+    assert isinstance(breaker.trouble, CrashLoop)
+    breaker.proved()
+    assert breaker.failures == 0
+
+
+def test_workers_that_die_together_count_once(clock: Clock) -> None:
+    breaker = StartBreaker()
+    for _ in range(8):
+        breaker.died(WorkerCrashed("gone"))
+    assert breaker.failures == 1
+
+
+def test_a_worker_from_before_the_last_death_does_not_prove_that_new_ones_last(clock: Clock) -> None:
+    breaker = StartBreaker()
+    before = clock.monotonic()
+    breaker.died(WorkerCrashed("gone"))
+    breaker.lasted(before)
+    assert breaker.failures == 1
+    breaker.lasted(clock.monotonic())
+    assert breaker.failures == 0

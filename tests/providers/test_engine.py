@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,6 +27,7 @@ from providers.errors import (
     NeedsLogin,
     NotInstalled,
     ProtocolBroken,
+    ProviderChanged,
     ProviderError,
     ProviderUnavailable,
     ProviderUnknown,
@@ -37,10 +39,11 @@ from providers.errors import (
     WorkerFailed,
 )
 from providers.events import Event, TextDelta, Turn, TurnStarted
-from providers.planning import PoolLimits
 from providers.pool import WorkerPool
+from providers.pool_limits import PoolLimits
 from providers.process import ProcessLimits
-from providers.provider import Provider, ProviderConfig
+from providers.provider import Provider
+from providers.provider_config import ProviderConfig
 from providers.roster import State
 from providers.worker import Deadlines
 from providers.workspace import make_folder, remember_process
@@ -467,13 +470,13 @@ async def test_trouble_is_a_state_that_tells_since_when(
     tmp_path: Path, error: NeedsLogin | UnsupportedAccount | NotInstalled | CrashLoop, state: str
 ) -> None:
     async with running(tmp_path) as hub:
-        before = hub.provider.since
+        before = hub.provider.status.since
         hub.provider.note(error)
         assert hub.provider.state == state
-        since = hub.provider.since
+        since = hub.provider.status.since
         assert since > before
         hub.provider.note(error)
-        assert hub.provider.since == since
+        assert hub.provider.status.since == since
 
 
 async def test_what_the_vendor_says_of_the_account_is_remembered_until_a_turn_works(
@@ -573,6 +576,234 @@ async def test_kill_ends_every_process_at_once(tmp_path: Path) -> None:
 async def test_closing_an_engine_whose_programs_are_not_there_does_nothing(tmp_path: Path) -> None:
     async with running(tmp_path, NeedsProgram) as hub:
         hub.engine.kill()
+
+
+# --- providers come and go -------------------------------------------------------------------------------------------
+
+
+def named(name: str, **values: Any) -> ProviderConfig:
+    """A demo provider under a name of its own."""
+    settings: dict[str, Any] = {"pool": POOL, "deadlines": PATIENT} | values
+    return ProviderConfig(EchoAdapter, name=name, **settings)
+
+
+@asynccontextmanager
+async def changing(folder: Path, *configs: ProviderConfig) -> AsyncIterator[Engine]:
+    before = child_pids()
+    engine = Engine(configs, data_folder=folder, environ={}, max_starts=4)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close(grace_s=0)
+    assert entries(folder / "run" / "workers") == []
+    assert child_pids() <= before
+
+
+def workers_of(provider: Provider) -> set[int]:
+    return {worker.pid for worker in provider.pool.roster} if provider.pool else set()
+
+
+async def text_from(provider: Provider, text: str) -> str:
+    async with asyncio.timeout(BOUND_S):
+        events = [event async for event in provider.run(ask(text))]
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def warm(engine: Engine, name: str) -> set[int]:
+    """The pids of a provider's workers, once there are any."""
+    await until(lambda: workers_of(engine.provider(name)))
+    return workers_of(engine.provider(name))
+
+
+async def test_several_providers_share_an_adapter_under_names_of_their_own(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one"), named("two")) as engine:
+        for name in ("one", "two"):
+            started = await anext(engine.provider(name).run(ask("x")))
+            assert isinstance(started, TurnStarted)
+            assert started.provider == name
+        with pytest.raises(ProviderUnknown, match="known: one, two, auto"):
+            engine.provider("echo")
+
+
+async def test_a_provider_is_added_and_another_removed_while_its_turn_runs(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("old")) as engine:
+        old = engine.provider("old")
+        slow = asyncio.create_task(text_from(old, "[[chunks=3 delay=0.2]]"))
+        await until(lambda: old.pool and old.pool.count(State.BUSY))
+        await engine.apply([named("new")], ())
+        assert [*engine.providers] == ["new"]
+        assert await text_from(engine.provider("new"), "Hi") == "Hi"
+        assert await text_from(old, "sent there an instant before") == "sent there an instant before"
+        assert await slow == "[[chunks=3 delay=0.2]]"
+        await until(lambda: not workers_of(old))
+
+
+async def test_turns_that_wait_for_a_removed_provider_are_served(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("old", pool=replace(POOL, ceiling=1))) as engine:
+        old = engine.provider("old")
+        turns = [asyncio.create_task(text_from(old, f"[[chunks=2 delay=0.02]] {n}")) for n in range(20)]
+        await until(lambda: old.pool and old.pool.waiting)
+        await engine.apply([], ())
+        assert await asyncio.gather(*turns) == [f"[[chunks=2 delay=0.02]] {n}" for n in range(20)]
+
+
+async def test_a_provider_that_left_long_ago_tells_a_late_turn_to_ask_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("providers.provider.LINGER_S", 0.0)
+    monkeypatch.setattr("providers.engine.SEE_OFF_EVERY_S", 0.01)
+    async with changing(tmp_path, named("old")) as engine:
+        old = engine.provider("old")
+        workers = await warm(engine, "old")
+        await engine.apply([], ())
+        await until(lambda: not engine._leaving)
+        with pytest.raises(ProviderChanged) as caught:
+            await text_from(old, "late")
+        assert caught.value.retryable
+        assert all(is_gone(pid) for pid in workers)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": ("echo", "echo-2"), "aliases": (("e", "echo"),), "context_tokens": 9},
+        {"requests_per_minute": 5, "concurrent_turns": 2, "default_model": "echo"},
+        {"pool": replace(POOL, floor=2, ceiling=3)},
+    ],
+    ids=["models", "limits", "pool"],
+)
+async def test_a_change_that_needs_no_new_process_keeps_those_there_are(tmp_path: Path, change: dict[str, Any]) -> None:
+    async with changing(tmp_path, named("one")) as engine:
+        present, workers = engine.provider("one"), await warm(engine, "one")
+        await engine.apply([named("one", **change)], ())
+        assert engine.provider("one") is present
+        assert present.config == named("one", **change)
+        assert await text_from(present, "Hi") == "Hi"
+        assert workers <= workers_of(present)
+
+
+async def test_bounds_of_a_pool_hold_from_the_moment_they_are_changed(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one", pool=replace(POOL, floor=0, ceiling=1))) as engine:
+        provider = engine.provider("one")
+        await engine.apply([named("one", pool=replace(POOL, floor=3, ceiling=3))], ())
+        await until(lambda: provider.pool and provider.pool.count(State.IDLE) == 3)
+        await engine.apply([named("one", pool=replace(POOL, floor=1, ceiling=1))], ())
+        await until(lambda: provider.pool and provider.pool.live == 1)
+        await asyncio.sleep(0.2)
+        assert len(await warm(engine, "one")) == 1
+
+
+async def test_a_change_of_what_processes_are_started_with_replaces_them(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one")) as engine:
+        old, workers = engine.provider("one"), await warm(engine, "one")
+        slow = asyncio.create_task(text_from(old, "[[chunks=3 delay=0.2]]"))
+        await until(lambda: old.pool and old.pool.count(State.BUSY))
+        await engine.apply([named("one", process=ProcessLimits(nice=3))], ())
+        new = engine.provider("one")
+        assert new is not old
+        assert await text_from(new, "Hi") == "Hi"
+        assert all(psutil.Process(pid).nice() == 3 for pid in workers_of(new))
+        assert not workers & workers_of(new)
+        assert await slow == "[[chunks=3 delay=0.2]]"
+        await until(lambda: not workers_of(old))
+
+
+async def test_a_disabled_provider_keeps_no_worker_and_serves_again_once_enabled(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one")) as engine:
+        provider = engine.provider("one")
+        await warm(engine, "one")
+        await engine.apply([named("one", is_enabled=False)], ())
+        assert engine.provider("one") is provider
+        await until(lambda: not workers_of(provider))
+        assert await text_from(provider, "sent there an instant before") == "sent there an instant before"
+        await until(lambda: not workers_of(provider))
+        await engine.apply([named("one")], ())
+        assert await warm(engine, "one")
+
+
+async def test_a_provider_that_is_disabled_at_the_start_starts_nothing(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one", is_enabled=False)) as engine:
+        await engine.find_programs()
+        assert engine.provider("one").pool is None
+        await engine.apply([named("one")], ())
+        assert await warm(engine, "one")
+
+
+async def test_drain_takes_workers_away_until_it_is_undone(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one")) as engine:
+        provider = engine.provider("one")
+        await warm(engine, "one")
+        await engine.apply([named("one", is_enabled=False, is_drained=True)], ())
+        await until(lambda: not workers_of(provider))
+        assert (provider.state, "drained" in provider.status.why) == ("disabled", True)
+        await engine.apply([named("one")], ())
+        assert await warm(engine, "one")
+
+
+async def test_a_new_generation_gives_new_workers_and_lets_turns_end(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one")) as engine:
+        old, workers = engine.provider("one"), await warm(engine, "one")
+        slow = asyncio.create_task(text_from(old, "[[chunks=3 delay=0.2]]"))
+        await until(lambda: old.pool and old.pool.count(State.BUSY))
+        await engine.apply([named("one", generation=1)], ())
+        assert not workers & await warm(engine, "one")
+        assert await slow == "[[chunks=3 delay=0.2]]"
+        await until(lambda: not workers_of(old))
+
+
+async def test_closing_ends_what_is_still_leaving_and_lets_its_turns_end(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one")) as engine:
+        old = engine.provider("one")
+        slow = asyncio.create_task(text_from(old, "[[chunks=3 delay=0.2]]"))
+        await until(lambda: old.pool and old.pool.count(State.BUSY))
+        workers = workers_of(old)
+        await engine.apply([named("two")], ())
+        await engine.close(grace_s=BOUND_S)
+        assert await slow == "[[chunks=3 delay=0.2]]"
+        assert all(is_gone(pid) for pid in workers)
+        await engine.apply([named("three")], ())
+        assert [*engine.providers] == ["two"]
+
+
+async def test_kill_ends_what_is_still_leaving(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one")) as engine:
+        old = engine.provider("one")
+        slow = asyncio.create_task(text_from(old, "[[chunks=2 delay=4]]"))
+        await until(lambda: old.pool and old.pool.count(State.BUSY))
+        workers = workers_of(old)
+        await engine.apply([], ())
+        engine.kill()
+        with pytest.raises(WorkerCrashed):
+            await slow
+        await until(lambda: all(is_gone(pid) for pid in workers))
+
+
+async def test_changes_under_fifty_turns_at_a_time_fail_none(tmp_path: Path) -> None:
+    async with changing(tmp_path, named("one"), named("two")) as engine:
+        is_over, answered = asyncio.Event(), 0
+
+        async def keep_asking(number: int) -> None:
+            nonlocal answered
+            while not is_over.is_set():
+                usable = [it for it in engine.providers.values() if it.config.is_enabled]
+                chosen = usable[number % len(usable)]
+                await asyncio.sleep(0)  # as between the choice and the turn
+                assert await text_from(chosen, f"[[chunks=2 delay=0.005]] {number}")
+                answered += 1
+
+        turns = [asyncio.create_task(keep_asking(number)) for number in range(50)]
+        for generation in range(1, 4):
+            await engine.apply([named("one", generation=generation), named("three")], ())
+            await asyncio.sleep(0.1)
+            drained = named("three", is_enabled=False, is_drained=True)
+            await engine.apply([named("one", generation=-generation), drained], ())
+            await asyncio.sleep(0.1)
+            await engine.apply([named("two"), named("one", is_enabled=False)], ())
+            await asyncio.sleep(0.1)
+        is_over.set()
+        await asyncio.gather(*turns)
+        assert answered > 50
 
 
 # --- endurance -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from providers.breaker import FAILURES_TO_OPEN
 from providers.errors import Busy, CrashLoop, NotInstalled, ProviderError, ShuttingDown, WorkerCrashed, WorkerFailed
 from providers.planning import MAKE_ROOM_AFTER_S, PATIENCE_S, REFILL_DELAY_S
-from providers.pool import WorkerPool
+from providers.pool import LASTING_AFTER_S, WorkerPool
 from providers.roster import State
 from tests.providers.fakes import (
     BOUND_S,
@@ -641,6 +641,26 @@ async def test_a_worker_that_grows_past_the_hard_mark_is_killed_within_its_turn(
         assert worker.is_stopped
 
 
+async def test_a_worker_with_too_many_processes_is_replaced_between_turns(starter: Starter) -> None:
+    async with opened(starter, watch_s=0.005) as pool:
+        holder = Holder(pool)
+        worker = await holder.seated()
+        worker.most_processes, worker.processes = 4, 8
+        await until(lambda: pool.roster.usage(worker).processes == 8)
+        assert not worker.is_killed
+        await holder.leave()
+        assert await take_turn(pool) is not worker
+
+
+async def test_a_worker_with_far_too_many_processes_is_killed_within_its_turn(starter: Starter) -> None:
+    async with opened(starter, watch_s=0.005) as pool:
+        holder = Holder(pool)
+        worker = await holder.seated()
+        worker.most_processes, worker.processes = 4, 9
+        await until(lambda: worker.is_killed)
+        await holder.leave()
+
+
 async def test_a_worker_that_can_not_be_emptied_is_replaced(starter: Starter) -> None:
     async with opened(starter) as pool:
         holder = Holder(pool)
@@ -816,6 +836,47 @@ async def test_starts_that_wait_for_their_turn_are_given_up_when_one_before_them
         assert starter.calls == 1
 
 
+async def test_workers_that_get_ready_and_die_idle_again_and_again_are_a_crash_loop(
+    starter: Starter, clock: Clock
+) -> None:
+    """Else they are started anew at every look, for ever."""
+    async with opened(starter, floor=1, watch_s=0.005) as pool:
+        for number in range(FAILURES_TO_OPEN):
+            await until(lambda: pool.count(State.IDLE))
+            clock.ahead_s -= FOREVER_S * (number == FAILURES_TO_OPEN - 1)  # the last pause lasts
+            starter.workers[-1].started_at = clock.monotonic()
+            starter.workers[-1].lives = False
+            await until(lambda: pool.counts["died_early"] == number + 1)  # noqa: B023
+        await until(lambda: not pool.live)
+        assert isinstance(await Holder(pool).refusal(), CrashLoop)
+        assert starter.calls == FAILURES_TO_OPEN
+        clock.advance(FOREVER_S + 60)
+        await take_turn(pool)
+        assert pool.breaker.trouble is None
+
+
+async def test_a_worker_that_dies_idle_after_a_turn_or_a_while_is_no_failed_start(
+    starter: Starter, clock: Clock
+) -> None:
+    async with opened(starter, floor=1, watch_s=0.005) as pool:
+        (await take_turn(pool)).lives = False
+        await until(lambda: starter.workers[0].is_stopped and pool.count(State.IDLE))
+        clock.advance(LASTING_AFTER_S)
+        starter.workers[-1].lives = False
+        await until(lambda: starter.workers[1].is_stopped and pool.count(State.IDLE))
+        assert (pool.breaker.failures, pool.counts["died_early"]) == (0, 0)
+
+
+async def test_a_worker_that_lasts_ends_the_suspicion(starter: Starter, clock: Clock) -> None:
+    async with opened(starter, floor=1, watch_s=0.005) as pool:
+        await until(lambda: pool.count(State.IDLE))
+        starter.workers[0].lives = False
+        await until(lambda: pool.counts["died_early"] and pool.count(State.IDLE))
+        assert pool.breaker.failures == 1
+        clock.advance(LASTING_AFTER_S)
+        await until(lambda: not pool.breaker.failures)
+
+
 async def test_nothing_is_started_after_a_failure_that_nobody_needs(starter: Starter) -> None:
     starter.error = WorkerCrashed("once")
     async with opened(starter) as pool:
@@ -980,6 +1041,13 @@ async def test_closing_waits_until_a_worker_on_its_way_out_is_really_gone(starte
         await asyncio.wait_for(closing, 1)
 
 
+async def test_a_pool_that_is_closed_before_its_first_start_begins_counts_nothing(starter: Starter) -> None:
+    async with opened(starter, floor=1) as pool:
+        assert pool.live == 1
+        await pool.close(grace_s=0)
+        assert (pool.live, starter.workers) == (0, [])
+
+
 async def test_a_pool_may_be_closed_twice_and_without_having_been_used(starter: Starter) -> None:
     async with opened(starter) as pool:
         await pool.close(grace_s=1)
@@ -1047,7 +1115,7 @@ class Chaos:
         assert pool.count(State.BUSY) >= len(self.held)
         assert pool.waiting <= limits.queue
         assert len(pool.roster.kept()) <= limits.kept
-        assert pool.roster._rss_bytes.keys() <= set(pool.roster)
+        assert pool.roster._usage.keys() <= set(pool.roster)
 
     async def call(self, number: int) -> None:
         binding, history = self.random.choice("abcd"), self.random.choice(HISTORIES)

@@ -20,7 +20,15 @@ import pytest
 from providers import process as process_module
 from providers.errors import ProtocolBroken, WorkerCrashed
 from providers.lines import HIGH_WATER_BYTES
-from providers.process import STDERR_TAIL_BYTES, Process, ProcessLimits, lower_limit, parent_death_argv
+from providers.process import (
+    HARD_PROCESSES_FACTOR,
+    STDERR_TAIL_BYTES,
+    THREADS_PER_PROCESS,
+    Process,
+    ProcessLimits,
+    lower_limit,
+    parent_death_argv,
+)
 from tests.providers.fakes import BOUND_S, is_gone, python, until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -86,6 +94,39 @@ async def test_a_child_runs_within_its_kernel_limits(start: Start) -> None:
     assert resource.prlimit(process.pid, resource.RLIMIT_DATA) == (3 << 30, 3 << 30)
     assert resource.prlimit(process.pid, resource.RLIMIT_CPU) == (77, 77)
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernel limits of other processes can be set on Linux only")
+async def test_a_child_without_a_cgroup_gets_its_other_limits_all_the_same(start: Start) -> None:
+    """A weight needs a cgroup; niceness and processor seconds hold everywhere."""
+    process = await start(limits=ProcessLimits(cpu_weight=50, max_processes=4, memory_bytes=1 << 30, cpu_s=77, nice=5))
+    assert resource.prlimit(process.pid, resource.RLIMIT_CPU) == (77, 77)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 5
+    assert process.is_running
+
+
+@pytest.mark.parametrize(
+    ("limits", "nice"),
+    [
+        (ProcessLimits(cpu_weight=100), 0),
+        (ProcessLimits(cpu_weight=10), 10),
+        (ProcessLimits(cpu_weight=1), 19),
+        (ProcessLimits(cpu_weight=10_000), 0),
+        (ProcessLimits(cpu_weight=10, nice=15), 15),
+    ],
+)
+async def test_a_share_becomes_niceness_where_there_is_no_cgroup(
+    start: Start, limits: ProcessLimits, nice: int
+) -> None:
+    process = await start(limits=limits)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == max(nice, os.getpriority(os.PRIO_PROCESS, 0))
+
+
+def test_the_kernels_bound_leaves_each_process_its_threads() -> None:
+    share = ProcessLimits(cpu_weight=50, max_processes=4, memory_bytes=1 << 30).share
+    assert (share.cpu_weight, share.memory_bytes) == (50, 1 << 30)
+    assert share.tasks == 4 * HARD_PROCESSES_FACTOR * THREADS_PER_PROCESS
+    assert ProcessLimits().share.files() == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kernel limits of other processes can be set on Linux only")

@@ -19,6 +19,7 @@ from providers.adapters.base import Launch, WorkerFolder
 from providers.adapters.echo import EchoAdapter, EchoDriver
 from providers.errors import NotInstalled, ProtocolBroken, ProviderError, TimedOut, WorkerCrashed, WorkerFailed
 from providers.events import Event, TextDelta, TurnFinished, TurnStarted
+from providers.memory import ProcessTable
 from providers.process import Process, ProcessLimits
 from providers.worker import Deadlines, Worker
 from tests.providers.fakes import (
@@ -71,7 +72,7 @@ async def test_a_started_worker_is_ready_unbound_and_has_its_own_folder(start: S
     assert worker.is_alive
     assert worker.binding is None
     assert worker.turns == 0
-    assert worker.rss_bytes > 1 << 20
+    assert worker.usage(ProcessTable()).rss_bytes > 1 << 20
     (folder,) = entries(tmp_path)
     assert (folder / "pid").read_text().startswith(f"{worker.pid} ")
 
@@ -209,7 +210,7 @@ async def test_a_worker_that_is_killed_while_it_is_idle_says_so(start: Start) ->
     os.kill(worker.pid, signal.SIGKILL)
     await until(lambda: not worker.is_alive)
     assert not await worker.reset()
-    assert worker.rss_bytes == 0
+    assert worker.usage(ProcessTable()).rss_bytes == 0
     with pytest.raises(WorkerCrashed):
         await run(worker)
 
