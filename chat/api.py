@@ -1,4 +1,4 @@
-"""The REST door: OpenAI's chat completions and models, and the providers behind them."""
+"""The REST door in OpenAI's shape: chat completions, streamed and whole, and models."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Path, Router
 
 from chat import choice, schemas, service
-from chat.ask import Admitted, Ask
+from chat.ask import Admitted, Answering, Ask, Note
 from chat.auth import KEY_AUTH
+from chat.decisions import route_headers
 from chat.errors import BadRequest
 from chat.requests import HubRequest, count, hub_request
 from chat.runtime import chat
@@ -26,7 +27,6 @@ from chat.wire.openai_errors import as_http
 from chat.wire.sse import as_sse
 from providers.errors import ModelUnknown, ProtocolBroken
 from providers.events import Event, TurnStarted
-from providers.provider import Provider
 
 MAX_IDEMPOTENCY_KEY = 255
 ANSWERS = ("assistant", "tool", "function")
@@ -47,13 +47,13 @@ HEADERS = [
     _header("Idempotency-Key", "Of an unstreamed request: the same request again gets the first one's answer."),
 ]
 
-Events = AsyncGenerator[Admitted | Event, None]
+Events = AsyncGenerator[Note | Event, None]
 
 
 class EventStreamResponse(StreamingHttpResponse):
     """Hands Django the generator itself, so that its aclosing() ends the turn the moment the client is gone."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], events: AsyncGenerator[Admitted | Event, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None], events: AsyncGenerator[Note | Event, None]) -> None:
         super().__init__(chunks, content_type="text/event-stream")
         self._chunks = chunks
         self._events = events
@@ -78,7 +78,7 @@ class EventStreamResponse(StreamingHttpResponse):
 async def create_chat_completion(request: HttpRequest, body: schemas.ChatCompletionRequest) -> HttpResponse:
     """Answer one turn, whole or (`"stream": true`) as server-sent events in OpenAI's shape."""
     asked = hub_request(request)
-    ask = _to_ask(asked, body)
+    ask = to_ask(asked, body)
     if body.stream:
         return await _stream(asked, ask, body)
     mark = _mark(asked)
@@ -92,7 +92,7 @@ async def create_chat_completion(request: HttpRequest, body: schemas.ChatComplet
     return HttpResponse(answer.body, content_type="application/json")
 
 
-def _to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:
+def to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:
     mode = request.headers.get("X-Session-Mode", "").strip().lower() or "auto"
     if mode not in ("auto", "append", "replace"):
         raise BadRequest("X-Session-Mode is append, replace or auto", param="X-Session-Mode")
@@ -104,6 +104,7 @@ def _to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:
         mode=mode,  # type: ignore[arg-type]
         has_answers=any(message.role in ANSWERS for message in body.messages),
         request_id=request.request_id,
+        fallback=tuple(body.fallback) if isinstance(body.fallback, list) else body.fallback,
     )
 
 
@@ -147,10 +148,12 @@ async def _begin(request: HubRequest, events: Events, body: schemas.ChatCompleti
     unsupported: tuple[str, ...] = ()
     async for event in events:
         match event:
-            case Admitted(session_id, standing, unsupported):
+            case Admitted(session_id, standing):
                 request.answer_headers |= limit_headers(standing)
                 if session_id:
                     request.answer_headers["X-Session-ID"] = session_id
+            case Answering(provider, decision, attempts, unsupported):
+                request.answer_headers |= route_headers(decision, attempts, answered=provider)
             case TurnStarted():
                 ignored = openai_request.ignored_parameters(body, unsupported)
                 if body.stream and "Idempotency-Key" in request.headers:
@@ -188,24 +191,3 @@ async def get_model(request: HttpRequest, model_id: Path[str]) -> schemas.ModelB
 
 def _model(name: str, owner: str) -> schemas.ModelBody:
     return schemas.ModelBody(id=name, object="model", created=0, owned_by=owner)
-
-
-@router.get("/providers", response={200: schemas.ProviderList, **ERRORS}, tags=["providers"])
-async def list_providers(request: HttpRequest) -> schemas.ProviderList:
-    """The providers, whether they can answer, and what to do if not."""
-    await count(request)
-    return schemas.ProviderList(
-        providers=[_provider(it) for it in await choice.list_providers(hub_request(request).auth)]
-    )
-
-
-def _provider(provider: Provider) -> schemas.ProviderBody:
-    return schemas.ProviderBody(
-        name=provider.name,
-        status="available" if provider.state == "ready" else "unavailable",
-        models=list(provider.info.models),
-        state=provider.state,
-        since=int(provider.since),
-        mend=provider.mend,
-        version=provider.version,
-    )

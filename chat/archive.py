@@ -15,15 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from django.db import Error, InterfaceError, OperationalError, connection
+from django.db import Error, InterfaceError, OperationalError
 from redis.asyncio import Redis
 
 from chat.archive_writer import erase_session, find_conversation, find_heads, write_outcomes
 from chat.conversation import Conversation, Head, Outcome, dump_outcome, load_outcome, now_ms
+from chat.database_thread import DatabaseThread
 from chat.errors import DatabaseUnavailable, StoreUnavailable
 from chat.hot import HotState
 from chat.sessions import UNARCHIVED
@@ -35,7 +34,6 @@ LINGER_S = 0.025  # a transaction costs as much as ten turns, so they are gather
 SAVE_WAIT_S = 3.0  # nobody is kept longer for a database that is away
 ANSWER_WAIT_S = 8.0  # longer than SQLite waits for a writer of another process
 STOP_WAIT_S = 5.0
-CLOSE_WAIT_S = 1.0
 RETRY_S = 0.5
 RETRY_AFTER_S = 2.0
 SWEEP_EVERY_S = 30.0
@@ -82,6 +80,11 @@ class Archive:
             logger.warning("%d turns are left in Redis for the database", len(self._waiting))
         await self._tasks.cancel()
         await asyncio.gather(self._writer.stop(), self._reader.stop())
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the database did not take what it was last given; what waits for it is in Redis or in memory."""
+        return self._is_behind
 
     # --- turns -------------------------------------------------------------------------------------------------------
 
@@ -290,68 +293,3 @@ class _Waiting:
 
 def _unavailable(why: str) -> DatabaseUnavailable:
     return DatabaseUnavailable(f"the database can't be asked: {why}", retry_after_s=RETRY_AFTER_S)
-
-
-class DatabaseThread:
-    """A thread with one database connection, that does one job after the other.
-
-    A daemon, unlike an executor's: a database that hangs must not hold up the hub's end.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    async def stop(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_WAIT_S):
-                await self.run(_close_connection)
-        self._jobs.put(None)
-
-    async def run(self, job: Callable[[], T]) -> T:
-        """Raises what the job raises. A job whose caller has gone before its turn came is left out."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def work() -> None:
-            if done.cancelled():
-                return
-            try:
-                result = _on_a_good_connection(job)
-            except Exception as error:
-                report(done.set_exception, error)
-            else:
-                report(done.set_result, result)
-
-        def report(settle: Callable[[Any], None], value: object) -> None:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(lambda: None if done.done() else settle(value))
-
-        self._jobs.put(work)
-        return await done
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-        connection.close()
-
-
-def _close_connection() -> None:
-    connection.close()  # a thread's own, so it has to be named there
-
-
-def _on_a_good_connection(job: Callable[[], T]) -> T:
-    """Do a job, once more if its connection turns out to have been closed while it was idle."""
-    before = connection.connection
-    try:
-        return job()
-    except Error:
-        # Django may have opened a new one already.
-        was_lost = before is not None and (connection.connection is not before or not connection.is_usable())
-        connection.close()
-        if not was_lost:
-            raise
-    return job()

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_COUNT = 2**31 - 1
 MAX_COST_USD = 999_999
+MAX_DECISION_CHARS = 20_000
 # A deleted session's mark stays longer than any turn that was under way when it was deleted.
 TOMBSTONE = timedelta(days=2)
 # What a record raises that no database takes, now or later; anything else of Django's is the database's own trouble.
@@ -262,6 +263,7 @@ def _record(figures: Figures, key_id: int | None) -> TurnRecord:
         provider=_text(figures.provider, 50),
         model=_text(figures.model, 200),
         route=_text(figures.route, 200),
+        decision=_text(figures.decision, MAX_DECISION_CHARS),
         start=_text(figures.start, 10),
         outcome=_text(figures.outcome, 40),
         input_tokens=_count(figures.input_tokens),

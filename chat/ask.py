@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from chat.history import Mode
 from chat.standing import Standing
 from providers.events import Turn
+from providers.route import Attempt, Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class Ask:
     """A question as the caller sent it: `turn` holds its messages, not yet what the session remembers.
 
     `has_answers`: there were answers among the messages, if only such without a text, so they are a history. Empty
-    `provider`, `model` or `session_id` leave the choice to the hub.
+    `provider`, `model` or `session_id` leave the choice to the hub. `fallback` says who else may answer: None leaves it
+    to the key, True to the hub's chain, names are the chain.
     """
 
     turn: Turn
@@ -24,6 +26,7 @@ class Ask:
     mode: Mode = "auto"
     has_answers: bool = False
     request_id: str = ""
+    fallback: bool | tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,4 +36,18 @@ class Admitted:
 
     session_id: str
     standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Comes with TurnStarted: `provider` answers, after the attempts before it. `unsupported_sampling` names what it
+    can't pass on."""
+
+    provider: str
+    decision: Decision
+    attempts: tuple[Attempt, ...]
     unsupported_sampling: tuple[str, ...] = ()
+
+
+# What the service tells beside the events of the turn.
+Note = Admitted | Answering

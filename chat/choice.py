@@ -2,41 +2,104 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass, replace
+
 from chat.ask import Ask
 from chat.database import WAIT_S
-from chat.errors import ModelNotAllowed
+from chat.errors import ModelNotAllowed, NotAllowed
 from chat.keys import Caller
 from chat.runtime import chat
 from providers import runtime
+from providers.engine import Engine
+from providers.events import Turn
+from providers.nature import load_languages, nature_of
 from providers.provider import Provider
-from providers.router import AUTO, NoProviderReady, Route, choose, listed_models
+from providers.route import AUTO, Choice, Decision, Nature, Wish
+from providers.router import NoProviderReady, decide, listed_models
+from providers.rules import need_languages
 
 
-async def route(caller: Caller, ask: Ask) -> Route:
-    """Decide who answers. Raises ProviderError, NotAllowed, DatabaseUnavailable."""
+async def decide_for(caller: Caller, ask: Ask, turn: Turn, *, stays_with: str = "") -> Decision:
+    """Decide who answers a turn, all that its session remembers included; `stays_with` answered in it last.
+
+    Raises ProviderError, NotAllowed, DatabaseUnavailable.
+    """
     engine = runtime.engine()
-    # `auto` passes over providers whose default model is not for this key, unless that leaves none.
-    fitting = {it.name for it in engine.providers.values() if _may_use(caller, it, it.default_model)}
-    may_use = fitting.__contains__ if fitting else caller.may_use_provider
+    nature = await find_nature(turn, with_languages=need_languages(engine.rules))
+    wish, may_use = wish_of(caller, ask, stays_with=stays_with), _Allowed(caller, engine)
     try:
-        chosen = choose(engine, provider=ask.provider, model=ask.model, may_use=may_use)
+        decision = decide(engine, wish, nature, may_use=may_use, label=ask.session_id)
     except NoProviderReady:
         await engine.find_programs()
-        chosen = choose(engine, provider=ask.provider, model=ask.model, may_use=may_use)
-    caller.check_provider(chosen.provider.name)
-    model = chosen.model or chosen.provider.default_model
-    caller.check_model(model)
-    if caller.limits.has_budget and not chosen.provider.info.reports_cost:
-        await _require_price(chosen.provider.name, model)
-    return chosen
+        _check_any(caller, engine)
+        decision = decide(engine, wish, nature, may_use=may_use, label=ask.session_id)
+    _check(caller, decision.first)
+    return await _affordable(decision) if caller.limits.has_budget else decision
+
+
+async def find_nature(turn: Turn, *, with_languages: bool) -> Nature:
+    """What a turn is like. The first time languages are asked for, their model is loaded beside other requests."""
+    if with_languages and not load_languages.cache_info().currsize:
+        await asyncio.to_thread(load_languages)
+    return nature_of(turn, with_languages=with_languages)
+
+
+def wish_of(caller: Caller, ask: Ask, *, stays_with: str = "") -> Wish:
+    fallback = ask.fallback if ask.fallback is not None else (caller.fallback or None)
+    return Wish(ask.provider, ask.model, fallback, stays_with=stays_with, key=caller.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """Whether a key may use a provider's model."""
+
+    caller: Caller
+    engine: Engine
+
+    def __call__(self, provider: str, model: str) -> bool:
+        return _may_use(self.caller, self.engine.provider(provider), model)
+
+
+def _check_any(caller: Caller, engine: Engine) -> None:
+    """Raises ModelNotAllowed where that is why nobody may answer: no provider's own model is for this key."""
+    own = [it for it in engine.providers.values() if not it.info.by_name_only and caller.may_use_provider(it.name)]
+    if own and not any(_may_use(caller, it, it.default_model) for it in own):
+        _check(caller, Choice(own[0]))
 
 
 def _may_use(caller: Caller, provider: Provider, model: str) -> bool:
     try:
-        caller.check_model(model)
-    except ModelNotAllowed:
+        _check(caller, Choice(provider, model))
+    except NotAllowed:
         return False
-    return caller.may_use_provider(provider.name)
+    return True
+
+
+def _check(caller: Caller, choice: Choice) -> None:
+    """Raises ProviderNotAllowed, ModelNotAllowed."""
+    caller.check_provider(choice.provider.name)
+    caller.check_model(choice.provider.named(choice.model))
+
+
+async def _affordable(decision: Decision) -> Decision:
+    """The decision without those of whom nobody knows what they cost. Raises ModelNotAllowed if none is left."""
+    kept, rejected, trouble = [], list(decision.rejected), None
+    for choice in decision.choices:
+        try:
+            await _check_price(choice)
+            kept.append(choice)
+        except ModelNotAllowed as error:
+            trouble = trouble or error
+            rejected.append((choice.provider.name, error.message))
+    if trouble is not None and not kept:
+        raise trouble
+    return replace(decision, choices=tuple(kept), rejected=tuple(rejected))
+
+
+async def _check_price(choice: Choice) -> None:
+    if not choice.provider.info.reports_cost:
+        await _require_price(choice.provider.name, choice.provider.named(choice.model))
 
 
 async def _require_price(provider: str, model: str) -> None:

@@ -143,8 +143,8 @@ def load_message(raw: bytes | str) -> StoredMessage:
 class Figures:
     """What a turn cost and how it ended; nothing of what was said. Durations in milliseconds.
 
-    `outcome` is `ok`, `cancelled`, or the code of the error. `is_estimated`: it was cancelled before its real token
-    counts came.
+    `outcome` is `ok`, `cancelled`, or the code of the error. `decision` is JSON: who was chosen, rejected and tried.
+    Tokens are those of all that were tried. `is_estimated`: not all of them have told their real counts.
     """
 
     turn_id: str
@@ -158,6 +158,7 @@ class Figures:
     provider: str = ""
     model: str = ""
     route: str = ""
+    decision: str = ""
     start: str = ""
     input_tokens: int = 0
     output_tokens: int = 0

@@ -10,7 +10,7 @@ from chat.conversation import Outcome
 from chat.errors import ChatError, DatabaseUnavailable, StoreUnavailable
 from chat.keys import Caller
 from chat.prices import cost_by
-from chat.running import RunningTurn
+from chat.running import RunningTurn, Spent
 from chat.runtime import Chat
 
 logger = logging.getLogger(__name__)
@@ -76,13 +76,18 @@ async def _committed(here: Chat, running: RunningTurn, outcome: Outcome) -> Outc
 
 
 async def _cost_of(here: Chat, running: RunningTurn) -> float | None:
-    """In US dollars: the CLI's own figure, else by the price list; None if neither tells."""
-    usage = running.usage
-    if usage is None or usage.cost_usd is not None:
-        return usage.cost_usd if usage else None
+    """In US dollars, of all providers that were used; None if it is known of none of them."""
+    known = [cost for spent in running.spent if (cost := await _cost_at(here, spent)) is not None]
+    return sum(known) if known else None
+
+
+async def _cost_at(here: Chat, spent: Spent) -> float | None:
+    """The CLI's own figure, else by the price list; None if neither tells."""
+    if spent.usage.cost_usd is not None:
+        return spent.usage.cost_usd
     try:
-        price = await here.prices.find(running.provider, running.model, wait_s=PRICE_WAIT_S)
+        price = await here.prices.find(spent.provider, spent.model, wait_s=PRICE_WAIT_S)
     except DatabaseUnavailable as error:
         logger.warning("a turn's cost stays unknown: %s", error)
         return None
-    return cost_by(price, usage) if price else None
+    return cost_by(price, spent.usage) if price else None

@@ -94,6 +94,19 @@ class IdempotencyKeyReused(BadRequest):
     code = "idempotency_key_reused"
 
 
+# Providers, as an administrator sees them.
+
+
+class ProviderNotFound(ChatError):
+    code = "provider_not_found"
+
+
+class ProviderConflict(ChatError):
+    """There is one of that name, or the settings want it to be there."""
+
+    code = "provider_conflict"
+
+
 # Conversations.
 
 

@@ -201,6 +201,7 @@ def _caller(key: ApiKey) -> Caller:
         models=_words(key.allowed_models),
         limits=_limits(key),
         session_ttl_s=key.session_ttl_s or settings.HUB_SESSION_TTL_S,
+        fallback=key.fallback,
     )
 
 

@@ -27,7 +27,8 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 class Caller:
     """Who asks: the key's id for fairness and limits, its owner for sessions and processes, and what it may do.
 
-    No providers or no models named means all; models may hold `*` and `?`.
+    No providers or no models named means all; models may hold `*` and `?`. `fallback`: others may answer for a provider
+    that was named, where the request doesn't say.
     """
 
     key_id: int
@@ -38,6 +39,7 @@ class Caller:
     models: tuple[str, ...]
     limits: KeyLimits
     session_ttl_s: int
+    fallback: bool = False
 
     def require(self, scope: str) -> None:
         """Raises ScopeMissing."""
@@ -88,6 +90,7 @@ class KeyTerms:
     budget_day_usd: Decimal | None = None
     budget_month_usd: Decimal | None = None
     session_ttl_s: int | None = None
+    fallback: bool = False
 
 
 class CannotRotate(Exception):

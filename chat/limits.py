@@ -54,8 +54,9 @@ class KeyLimits:
 
 
 class Limits:
-    """Admits requests and books turns. `lease_s`: a place of a turn whose hub was killed comes free after that.
+    """Admits requests and books turns, under a key's id or a label that no key has.
 
+    `lease_s`: a place of a turn whose hub was killed comes free after that.
     `settle` has the turns of this hub written to the database, before it is asked what a key has used.
     """
 
@@ -69,9 +70,9 @@ class Limits:
         self._settle = settle
         self._lease_ms = int(lease_s * 1_000)
         self._here = LocalLimits()
-        self._unbooked: set[int] = set()  # keys of which Redis knows less than the database
+        self._unbooked: set[int | str] = set()  # keys of which Redis knows less than the database
 
-    async def admit(self, key_id: int, limits: KeyLimits, *, request: str, is_turn: bool) -> Standing:
+    async def admit(self, key_id: int | str, limits: KeyLimits, *, request: str, is_turn: bool) -> Standing:
         """Count one request, of a turn or of something lighter. Raises LimitReached, DatabaseUnavailable."""
         try:
             answer = await self._ask(key_id, limits, request, is_turn)
@@ -83,7 +84,7 @@ class Limits:
             return standing
         raise _refusal(standing)
 
-    async def _ask(self, key_id: int, limits: KeyLimits, request: str, is_turn: bool) -> Any:
+    async def _ask(self, key_id: int | str, limits: KeyLimits, request: str, is_turn: bool) -> Any:
         today = Today.now()
         keys = (f"hub:limit:{key_id}:requests", turns_key(key_id), prefix(key_id))
         args: tuple[Value, ...] = (request, int(is_turn), self._lease_ms, *today.as_args(), *limits.as_numbers())
@@ -95,23 +96,23 @@ class Limits:
             answer = await self._hot.run(self.admit_script, keys, args)
         return answer
 
-    async def _decide_alone(self, key_id: int, limits: KeyLimits, request: str, is_turn: bool) -> Any:
+    async def _decide_alone(self, key_id: int | str, limits: KeyLimits, request: str, is_turn: bool) -> Any:
         today = Today.now()
         used = await self._used(key_id, today) if is_turn and limits.by_day else (0, 0, 0)
         return self._here.admit(key_id, limits.as_numbers(), request, is_turn=is_turn, used=used, today=today)
 
-    async def _fill(self, key_id: int, today: Today) -> None:
+    async def _fill(self, key_id: int | str, today: Today) -> None:
         used = await self._used(key_id, today)
         is_behind = int(key_id in self._unbooked)
         await self._hot.run(self.fill_script, (prefix(key_id),), (today.day, today.month, *used, is_behind))
         self._unbooked.discard(key_id)
 
-    async def renew(self, key_id: int, limits: KeyLimits, turn_id: str) -> None:
+    async def renew(self, key_id: int | str, limits: KeyLimits, turn_id: str) -> None:
         """Hold on to the place of a running turn."""
         if limits.concurrent_turns is not None:
             await self._hot.run(self.renew_script, (turns_key(key_id),), (turn_id, self._lease_ms))
 
-    async def book(self, key_id: int, limits: KeyLimits, turn_id: str, *, tokens: int, cost_usd: float) -> None:
+    async def book(self, key_id: int | str, limits: KeyLimits, turn_id: str, *, tokens: int, cost_usd: float) -> None:
         """Count what a turn has used; its place is free again. Never raises."""
         self._here.book(key_id, turn_id, tokens)
         if not limits.has_bookings:
@@ -124,16 +125,18 @@ class Limits:
             if limits.by_day:
                 self._unbooked.add(key_id)
 
-    async def _used(self, key_id: int, today: Today) -> tuple[int, int, int]:
+    async def _used(self, key_id: int | str, today: Today) -> tuple[int, int, int]:
+        if isinstance(key_id, str):  # no key's: nothing of it is in the database
+            return 0, 0, 0
         await self._settle()
         return await ask_database(partial(used_since, key_id, today), "what this key has used")
 
 
-def turns_key(key_id: int) -> str:
+def turns_key(key_id: int | str) -> str:
     return f"hub:limit:{key_id}:turns"
 
 
-def prefix(key_id: int) -> str:
+def prefix(key_id: int | str) -> str:
     return f"hub:limit:{key_id}:"
 
 

@@ -33,11 +33,11 @@ class LocalLimits:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._counts: dict[int, _Count] = {}
+        self._counts: dict[int | str, _Count] = {}
 
     def admit(
         self,
-        key_id: int,
+        key_id: int | str,
         limits: Sequence[int],
         request: str,
         *,
@@ -69,7 +69,7 @@ class LocalLimits:
             count.turns.add(request)
         return _nearest(kept)
 
-    def book(self, key_id: int, turn_id: str, tokens: int) -> None:
+    def book(self, key_id: int | str, turn_id: str, tokens: int) -> None:
         """Count a turn that is over, wherever it was admitted."""
         count = self._counts.setdefault(key_id, _Count())
         count.turns.discard(turn_id)

@@ -45,6 +45,9 @@ class ApiKey(models.Model):
     budget_day_usd = models.DecimalField(max_digits=12, decimal_places=4, null=True, blank=True)
     budget_month_usd = models.DecimalField(max_digits=12, decimal_places=4, null=True, blank=True)
     session_ttl_s = models.PositiveIntegerField("session TTL in seconds", null=True, blank=True)
+    fallback = models.BooleanField(
+        default=False, help_text="Another provider may answer for one that was named and fails."
+    )
 
     class Meta:
         verbose_name = "API key"
@@ -127,6 +130,9 @@ class TurnRecord(models.Model):
     provider = models.CharField(max_length=50, blank=True, default="")
     model = models.CharField(max_length=200, blank=True, default="")
     route = models.CharField(max_length=200, blank=True, default="")
+    decision = models.TextField(
+        blank=True, default="", help_text="As JSON: who was chosen, rejected and tried, and why."
+    )
     start = models.CharField(max_length=10, blank=True, default="")
     outcome = models.CharField(max_length=40)
     input_tokens = models.PositiveIntegerField(default=0)

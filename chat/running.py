@@ -7,17 +7,31 @@ import time
 from dataclasses import dataclass, field, replace
 
 from chat.conversation import Conversation, Figures, Outcome, StoredMessage, new_id, now_ms, title_of
+from chat.decisions import as_record, route_text
 from chat.errors import ChatError
 from chat.history import Merge, Mode, merge
 from chat.sessions import Held, after_turn
 from providers.events import Event, Message, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted, Usage
+from providers.route import Attempt, Decision
 
 CHARS_PER_TOKEN = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one provider was used for. `cost_usd` in the usage is the CLI's own figure."""
+
+    provider: str
+    model: str
+    usage: Usage
+
+
 @dataclass(slots=True)
 class RunningTurn:
-    """Collects the events of one turn. `held`, `before` and `merge` are None for a turn without a session."""
+    """Collects the events of one turn. `held`, `before` and `merge` are None for a turn without a session.
+
+    `attempts` are of all providers tried, the answering one last.
+    """
 
     key_id: int
     owner: str
@@ -32,6 +46,8 @@ class RunningTurn:
     failure: ChatError | None = None
     provider: str = ""
     model: str = ""
+    decision: Decision | None = None
+    attempts: list[Attempt] = field(default_factory=list)
     started: TurnStarted | None = None
     finished: TurnFinished | None = None
     _usage: Usage | None = None
@@ -84,17 +100,40 @@ class RunningTurn:
     # --- what it used ----------------------------------------------------------------------------------------------
 
     @property
-    def usage(self) -> Usage | None:
+    def spent(self) -> list[Spent]:
+        """What each provider was used for that took the prompt: the one that answered, and those that failed before."""
+        used = [
+            Spent(it.provider, it.model, it.usage or self._guessed())
+            for it in self._failed
+            if it.usage or it.is_accepted
+        ]
+        answered = self._answered()
+        return [*used, Spent(self.provider, self.model, answered)] if answered else used
+
+    @property
+    def _failed(self) -> list[Attempt]:
+        return self.attempts[:-1] if self.started else self.attempts
+
+    def _answered(self) -> Usage | None:
         """The real figures of a turn that came to its end; of any other what is known, and a guess at the rest."""
         if self.finished is not None or self.started is None:
             return self._usage
-        guess = Usage(input_tokens=self._guess(self._prompt_chars()), output_tokens=0)
-        known = self._usage or guess
+        known = self._usage or self._guessed()
         return replace(known, output_tokens=max(known.output_tokens, self._guess(self._output_chars)))
 
     @property
+    def usage(self) -> Usage | None:
+        """All that was spent, together; None if that is nothing."""
+        spent = [it.usage for it in self.spent]
+        return _sum(spent) if spent else None
+
+    @property
     def is_estimated(self) -> bool:
-        return self.started is not None and self.finished is None
+        is_cut = self.started is not None and self.finished is None
+        return is_cut or any(it.is_accepted and it.usage is None for it in self._failed)
+
+    def _guessed(self) -> Usage:
+        return Usage(input_tokens=self._guess(self._prompt_chars()), output_tokens=0)
 
     def _prompt_chars(self) -> int:
         return len(self.turn.system) + sum(len(message.text) for message in self.turn.messages)
@@ -138,7 +177,7 @@ class RunningTurn:
         return Outcome(replace(figures, session_uid=before.uid), head, keep, messages)
 
     def _stored(self, new: tuple[Message, ...], is_partial: bool) -> tuple[StoredMessage, ...]:
-        now, usage = now_ms(), self.usage
+        now, usage = now_ms(), self._answered()
         tokens = (usage.input_tokens, usage.output_tokens) if usage else None
         asked = [StoredMessage(it.role, it.blocks, self.turn_id, self._began_ms, is_partial=is_partial) for it in new]
         answer = StoredMessage(
@@ -153,6 +192,11 @@ class RunningTurn:
         )
         return (*asked, answer)
 
+    def _route(self) -> str:
+        if self.decision is None:
+            return ""
+        return route_text(self.decision, answered=self.provider if self.started else "")
+
     def _figures(self, ended: str, cost_usd: float | None) -> Figures:
         usage = self.usage or Usage(0, 0)
         return Figures(
@@ -165,6 +209,8 @@ class RunningTurn:
             request_id=self.request_id,
             provider=self.provider,
             model=self.model,
+            route=self._route(),
+            decision=as_record(self.decision, self.attempts) if self.decision else "",
             start=self.started.start if self.started else "",
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
@@ -174,3 +220,11 @@ class RunningTurn:
             cost_usd=cost_usd,
             first_token_ms=self._first_token_ms,
         )
+
+
+def _sum(usages: list[Usage]) -> Usage:
+    """Counts together; a cost would hold only for some of them."""
+    counts = zip(
+        *((it.input_tokens, it.output_tokens, it.cached_tokens, it.reasoning_tokens) for it in usages), strict=True
+    )
+    return Usage(*map(sum, counts))

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # Far beyond any real conversation; validating this many takes about 0.1 s, in which nobody else is served.
 MAX_PARTS = 10_000
 MAX_FIELDS = 200
+MAX_FALLBACKS = 16
+MAX_NAME_CHARS = 200
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value != "auto"
 
 
 class ContentPart(BaseModel):
@@ -48,6 +54,20 @@ class ChatCompletionRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    fallback: bool | list[str] | None = Field(
+        default=None,
+        description="Who may answer if the provider that was named fails before its first word: true for the hub's "
+        "chain, or names of providers or models in their order. Absent: as the key is set.",
+    )
+
+    @field_validator("fallback", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """One complaint instead of one for each member of the union."""
+        is_list = isinstance(value, list) and 0 < len(value) <= MAX_FALLBACKS
+        if value is None or isinstance(value, bool) or (is_list and all(_is_name(it) for it in value)):
+            return value
+        raise ValueError(f"it is true, false or a list of 1 to {MAX_FALLBACKS} names of providers or models")
 
     @model_validator(mode="before")
     @classmethod
@@ -118,22 +138,6 @@ class ModelBody(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[ModelBody]
-
-
-class ProviderBody(BaseModel):
-    """One provider. `state` says more than `status`; `mend` is the command or act that makes it usable."""
-
-    name: str
-    status: Literal["available", "unavailable"]
-    models: list[str]
-    state: str
-    since: int
-    mend: str
-    version: str
-
-
-class ProviderList(BaseModel):
-    providers: list[ProviderBody]
 
 
 class ErrorDetail(BaseModel):

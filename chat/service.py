@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,9 +9,10 @@ from functools import partial
 
 from django.conf import settings
 
-from chat.ask import Admitted, Ask
-from chat.choice import route
+from chat.ask import Admitted, Answering, Ask, Note
+from chat.choice import decide_for
 from chat.conversation import Conversation, new_conversation, new_id, now_ms
+from chat.decisions import choice_of
 from chat.ending import end_turn
 from chat.errors import ChatError, LimitReached, SessionTooLarge, StoreUnavailable
 from chat.keys import Caller
@@ -21,11 +21,13 @@ from chat.running import RunningTurn
 from chat.runtime import Chat, chat
 from chat.sessions import check_session_id, new_session_id
 from chat.standing import Standing
-from providers.errors import ProviderError
-from providers.events import Event, Turn, TurnFinished
-from providers.router import Route
+from providers.attempts import FallbackLimits, run_decision
+from providers.errors import ProviderChanged, ProviderError
+from providers.events import Event, TurnStarted
+from providers.route import Decision
 
-logger = logging.getLogger(__name__)
+# A turn whose provider is exchanged again and again while it waits has waited long enough.
+MAX_DECISIONS = 3
 
 
 async def count_request(caller: Caller) -> Standing:
@@ -33,8 +35,8 @@ async def count_request(caller: Caller) -> Standing:
     return await chat().limits.admit(caller.key_id, caller.limits, request=new_id(), is_turn=False)
 
 
-async def answer(caller: Caller, ask: Ask) -> AsyncGenerator[Admitted | Event, None]:
-    """The events of one turn, Admitted first, then TurnStarted, TurnFinished last.
+async def answer(caller: Caller, ask: Ask) -> AsyncGenerator[Note | Event, None]:
+    """The events of one turn: Admitted first, Answering and TurnStarted once a provider answers, TurnFinished last.
 
     When TurnFinished comes, the turn is durable. Closing the generator (a client that hangs up) stops the turn and its
     vendor call. Raises ChatError, ProviderError.
@@ -46,18 +48,19 @@ async def answer(caller: Caller, ask: Ask) -> AsyncGenerator[Admitted | Event, N
         standing = await here.limits.admit(caller.key_id, caller.limits, request=running.turn_id, is_turn=True)
         try:
             caller.require("chat")
-            chosen = await route(caller, ask)
-            running.provider, running.model = chosen.provider.name, chosen.model or ""
             _hold(here, caller, running)  # the key's place, also while the session has to be waited for
             await _open_session(here, caller, ask, running)
+            _hold(here, caller, running)
+            decision = await _decide(caller, ask, running)
         except (ChatError, ProviderError):
             yield Admitted("", standing)  # the headers of an error tell where the key stands, too
             raise
-        _hold(here, caller, running)
-        yield Admitted(running.session_id, standing, chosen.provider.info.unsupported_sampling)
-        async with aclosing(_run(chosen, _for_engine(caller, running, chosen))) as events:
+        yield Admitted(running.session_id, standing)
+        async with aclosing(_run(caller, ask, running, decision)) as events:
             async for event in events:
                 running.note(event)
+                if isinstance(event, TurnStarted):
+                    yield _answering(running)
                 if running.finished is None:
                     yield event
         # Its worker is free again by now, and may take the next turn while this one is written down.
@@ -78,22 +81,35 @@ async def answer(caller: Caller, ask: Ask) -> AsyncGenerator[Admitted | Event, N
             await end_turn(here, caller, running, ended)
 
 
-async def _run(chosen: Route, turn: Turn) -> AsyncGenerator[Event, None]:
-    """The turn's events. What fails after the last one is the worker's trouble, no longer the caller's."""
-    is_finished = False
-    try:
-        async with aclosing(chosen.provider.run(turn)) as events:
-            async for event in events:
-                is_finished = isinstance(event, TurnFinished)
-                yield event
-    except ProviderError as error:
-        if not is_finished:
-            raise
-        logger.warning("after the end of a turn: %s", error)
+async def _decide(caller: Caller, ask: Ask, running: RunningTurn) -> Decision:
+    """Who is asked, by all that is known now. Raises ProviderError, NotAllowed, DatabaseUnavailable."""
+    stays_with = running.before.head.provider if running.before else ""
+    decision = running.decision = await decide_for(caller, ask, running.turn, stays_with=stays_with)
+    running.provider, running.model = decision.first.provider.name, decision.first.model or ""
+    return decision
 
 
-def _for_engine(caller: Caller, running: RunningTurn, chosen: Route) -> Turn:
-    return replace(running.turn, model=chosen.model, owner=caller.owner, caller=str(caller.key_id))
+async def _run(caller: Caller, ask: Ask, running: RunningTurn, decision: Decision) -> AsyncGenerator[Event, None]:
+    """The turn's events. It is decided anew where the provider was exchanged while the turn waited for it."""
+    turn = replace(running.turn, owner=caller.owner, caller=str(caller.key_id))
+    limits = FallbackLimits(settings.HUB_FALLBACK_TRIES, settings.HUB_FALLBACK_S, settings.HUB_FALLBACK_FIRST_TOKEN_S)
+    for left in reversed(range(MAX_DECISIONS)):
+        try:
+            async with aclosing(run_decision(decision, turn, running.attempts, limits=limits)) as events:
+                async for event in events:
+                    yield event
+            return
+        except ProviderChanged:
+            if running.started is not None or not left:
+                raise
+        decision = await _decide(caller, ask, running)
+
+
+def _answering(running: RunningTurn) -> Answering:
+    decision, name = running.decision, running.provider
+    assert decision is not None
+    choice = choice_of(decision, name) or decision.first
+    return Answering(name, decision, tuple(running.attempts), choice.provider.info.unsupported_sampling)
 
 
 # --- before the turn -------------------------------------------------------------------------------------------------

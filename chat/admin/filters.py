@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from chat.models import ApiKey
-from providers.registry import adapters_by_name
+from providers.rows import provider_names
 
 # More are not listed; the search finds the others.
 MOST_CHOICES = 100
@@ -50,7 +50,7 @@ class ProviderFilter(ColumnFilter):
     parameter_name = "provider"
 
     def words(self) -> Iterable[str]:
-        return adapters_by_name()
+        return provider_names()
 
 
 class KeyFilter(ColumnFilter):

@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from chat.models import SCOPES, ApiKey, default_scopes
-from providers.registry import adapters_by_name
+from providers.rows import provider_names
 
 if TYPE_CHECKING:
     KeyModelForm = forms.ModelForm[ApiKey]
@@ -108,11 +108,17 @@ class KeyForm(KeyModelForm):
     budget_day_usd = _dollars("Budget per day", "calendar day")
     budget_month_usd = _dollars("Budget per month", "calendar month")
     session_ttl_s = _count("Session lifetime", "", least=1, most=MAX_TTL_S)
+    fallback = forms.BooleanField(
+        label="Fallback",
+        required=False,
+        help_text="Where a request names a provider that fails before its first word, another one may answer. "
+        "A request may say otherwise; without a provider's name others may always answer.",
+    )
 
     class Meta:
         model = ApiKey
         fields = (
-            *("name", "owner", "expires_at", "scopes", "allowed_providers", "allowed_models"),
+            *("name", "owner", "expires_at", "scopes", "allowed_providers", "allowed_models", "fallback"),
             *("requests_per_minute", "concurrent_turns", "tokens_per_minute", "tokens_per_day"),
             *("budget_day_usd", "budget_month_usd", "session_ttl_s"),
         )
@@ -124,7 +130,7 @@ class KeyForm(KeyModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._offer("scopes", SCOPES, SCOPE_LABELS)
-        self._offer("allowed_providers", adapters_by_name(), {})
+        self._offer("allowed_providers", provider_names(), {})
         if "session_ttl_s" in self.fields:
             per_minute = settings.HUB_KEY_REQUESTS_PER_MINUTE or "no limit"
             self.fields[

@@ -66,7 +66,7 @@ class ApiKeyAdmin(ListAdmin[ApiKey]):
     readonly_fields = ("shown_prefix", "state", "revoked_at", "replaced", "created_at", "last_used", "used_today")
     fieldsets = (
         (None, {"fields": ("name", "owner", "expires_at")}),
-        ("What it may use", {"fields": ("scopes", "allowed_providers", "allowed_models")}),
+        ("What it may use", {"fields": ("scopes", "allowed_providers", "allowed_models", "fallback")}),
         (
             "How much",
             {"fields": ("requests_per_minute", "concurrent_turns", "tokens_per_minute", "tokens_per_day")},

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from chat.admin.base import BaseAdmin
 from chat.models import Price
-from providers.registry import adapters_by_name
+from providers.rows import provider_names
 
 HELP = {
     "model": "As the provider names it. May end with *; of several prices that match, the longest name decides.",
@@ -31,7 +31,7 @@ class PriceAdmin(BaseAdmin[Price]):
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
         if db_field.name == "provider":
-            return forms.ChoiceField(choices=[(name, name) for name in adapters_by_name()])
+            return forms.ChoiceField(choices=[(name, name) for name in provider_names()])
         least = {"min_value": Decimal(0)} if isinstance(db_field, DecimalField) else {}
         made = super().formfield_for_dbfield(db_field, request, **kwargs, **least)
         if made is not None:

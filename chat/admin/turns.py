@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from chat.admin.base import RecordAdmin, shown_model
+from chat.admin.decisions import lines, name, parts
 from chat.admin.filters import KeyFilter, OutcomeFilter, ProviderFilter
 from chat.admin.paging import PageList
 from chat.models import Session, TurnRecord
@@ -48,14 +49,14 @@ class TurnRecordAdmin(RecordAdmin[TurnRecord]):
     sortable_by = ("started",)
     fieldsets = (
         (None, {"fields": ("started", "outcome", "key", "owner", "session", "id", "request_id", "session_uid")}),
-        ("Where it went", {"fields": ("provider", "model", "route", "start")}),
+        ("Where it went", {"fields": ("provider", "model", "route", "start", "tried", "order", "rejected")}),
         ("Time", {"fields": ("first_token_ms", "total_ms")}),
         (
             "Use",
             {"fields": (*TOKENS, "is_estimated", "cost_usd")},
         ),
     )
-    readonly_fields = ("started", "session")
+    readonly_fields = ("started", "session", "tried", "order", "rejected")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[TurnList]:
         return TurnList
@@ -97,6 +98,18 @@ class TurnRecordAdmin(RecordAdmin[TurnRecord]):
     @admin.display(description="cost", empty_value="unknown")
     def cost(self, turn: TurnRecord) -> str | None:
         return None if turn.cost_usd is None else f"${turn.cost_usd:.4f}"
+
+    @admin.display(description="tried")
+    def tried(self, turn: TurnRecord) -> str | None:
+        return lines(f"{name(it)}: {it['code']} after {it['ms']} ms" for it in parts(turn, "attempts"))
+
+    @admin.display(description="chosen, in this order")
+    def order(self, turn: TurnRecord) -> str | None:
+        return lines(name(it) for it in parts(turn, "choices"))
+
+    @admin.display(description="rejected")
+    def rejected(self, turn: TurnRecord) -> str | None:
+        return lines(f"{it['name']}: {it['why']}" for it in parts(turn, "rejected"))
 
     @admin.display(description="session")
     def session(self, turn: TurnRecord) -> str | None:

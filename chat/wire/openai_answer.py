@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from chat.ask import Admitted
+from chat.ask import Admitted, Answering, Note
 from providers.errors import ProtocolBroken
 from providers.events import Event, LimitNotice, ReasoningDelta, TextDelta, TurnFinished, TurnStarted, Usage
 
@@ -27,7 +27,7 @@ def usage_body(usage: Usage) -> Json:
     return body if usage.cost_usd is None else {**body, "cost_usd": usage.cost_usd}
 
 
-async def as_completion(started: TurnStarted, events: AsyncIterator[Admitted | Event]) -> Json:
+async def as_completion(started: TurnStarted, events: AsyncIterator[Note | Event]) -> Json:
     """The whole answer, once it is complete. Raises what the events raise."""
     texts: list[str] = []
     thoughts: list[str] = []
@@ -74,7 +74,7 @@ class ChunkWriter:
     def first(self) -> bytes:
         return self._choice({"role": "assistant", "content": ""}, None)
 
-    def write(self, event: Admitted | Event) -> bytes:
+    def write(self, event: Note | Event) -> bytes:
         """The chunks of one event; empty for one that OpenAI's stream has no place for."""
         match event:
             case TextDelta(text):
@@ -83,7 +83,7 @@ class ChunkWriter:
                 return self._choice({"reasoning_content": text}, None)
             case TurnFinished(reason, usage):
                 return self._choice({}, reason) + self._usage(usage) + b"data: [DONE]\n\n"
-            case Admitted() | TurnStarted() | LimitNotice() | Usage():
+            case Admitted() | Answering() | TurnStarted() | LimitNotice() | Usage():
                 return b""
 
     def _choice(self, delta: Json, reason: str | None) -> bytes:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from chat import errors as chat
+from chat.decisions import route_headers
 from chat.wire.limit_headers import limit_headers
 from providers import errors as engine
 
@@ -25,6 +26,8 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (chat.NotAllowed, 403, "permission_error"),
     (chat.BudgetSpent, 429, "insufficient_quota"),
     (chat.LimitReached, 429, "rate_limit_error"),
+    (chat.ProviderNotFound, 404, "invalid_request_error"),
+    (chat.ProviderConflict, 409, "conflict_error"),
     (chat.SessionNotFound, 404, "invalid_request_error"),
     (chat.SessionBusy, 409, "conflict_error"),
     (chat.SessionLost, 409, "conflict_error"),
@@ -85,6 +88,8 @@ def _headers(error: Exception, status: int) -> dict[str, str]:
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
     if isinstance(error, chat.LimitReached):
         headers |= limit_headers(error.standing)
+    if isinstance(error, engine.ProviderError) and error.decision is not None:
+        headers |= route_headers(error.decision, error.attempts)
     if isinstance(error, (engine.ProviderError, chat.ChatError)) and status >= 409:
         # OpenAI's SDKs would repeat every 409, 429 and 5xx; asking again does not log a CLI in, nor fill a budget.
         is_soon = wait_s is None or wait_s <= LONGEST_WAIT_S

@@ -30,6 +30,9 @@ REFUSED: dict[str, Callable[[Any], bool]] = {
     "web_search_options": lambda value: True,
 }
 
+# Other names of the same sampling.
+ALSO_CALLED = {"max_tokens": ("max_completion_tokens",)}
+
 
 def to_turn(body: ChatCompletionRequest) -> Turn:
     """Raises Unsupported or BadRequest, naming the field."""
@@ -53,7 +56,8 @@ def ignored_parameters(body: ChatCompletionRequest, unsupported: tuple[str, ...]
         extra += _extras("messages[].", message)
         if isinstance(message.content, list):
             extra += [name for part in message.content for name in _extras("messages[].content[].", part)]
-    return list(dict.fromkeys(extra)) + [name for name in unsupported if getattr(body, name, None) is not None]
+    names = [each for name in unsupported for each in (name, *ALSO_CALLED.get(name, ()))]
+    return list(dict.fromkeys(extra)) + [name for name in names if getattr(body, name, None) is not None]
 
 
 def _extras(where: str, part: BaseModel) -> list[str]:

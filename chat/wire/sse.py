@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import orjson
 
-from chat.ask import Admitted
+from chat.ask import Note
 from chat.wire.openai_answer import ChunkWriter
 from providers.errors import ProtocolBroken
 from providers.events import Event, TurnFinished
@@ -17,7 +17,7 @@ HEARTBEAT = b": still working\n\n"
 
 
 async def as_sse(
-    events: AsyncGenerator[Admitted | Event, None],
+    events: AsyncGenerator[Note | Event, None],
     writer: ChunkWriter,
     *,
     describe_error: Callable[[Exception], object],

@@ -27,7 +27,9 @@ def root() -> Client:
 def guest(*permissions: str) -> Client:
     """The browser of somebody who may do only this, for example `view_apikey`."""
     user = User.objects.create_user("guest", password=None, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions, content_type__app_label="chat"))
+    user.user_permissions.set(
+        Permission.objects.filter(codename__in=permissions, content_type__app_label__in=("chat", "providers"))
+    )
     assert user.user_permissions.count() == len(permissions)
     return _browser(user)
 

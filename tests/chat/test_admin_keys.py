@@ -95,12 +95,13 @@ def test_new_key_has_all_that_was_filled_in() -> None:
             "expires_at_1": f"{expires_at:%H:%M:%S}",
             "allowed_providers": ["claude", "echo"],
             "allowed_models": " sonnet, gemini-*,,sonnet\nopus[1m] ",
+            "fallback": "on",
         },
     )
     key = ApiKey.objects.get()
     assert (key.name, key.owner, key.expires_at) == ("n8n", "alice", expires_at)
     assert (key.scopes, key.allowed_providers) == (["chat", "sessions"], ["claude", "echo"])
-    assert key.allowed_models == ["sonnet", "gemini-*", "opus[1m]"]
+    assert (key.allowed_models, key.fallback) == (["sonnet", "gemini-*", "opus[1m]"], True)
     assert {name: getattr(key, name) for name in limits} == limits
 
 
@@ -108,6 +109,7 @@ def test_limits_that_are_left_empty_are_left_to_the_settings() -> None:
     root().post(ADD, LEAST)
     key = ApiKey.objects.get()
     limits = (key.requests_per_minute, key.tokens_per_day, key.budget_day_usd, key.session_ttl_s, key.expires_at)
+    assert key.fallback is False
     assert limits == (None,) * 5
     assert (key.allowed_providers, key.allowed_models) == ([], [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -38,6 +39,31 @@ def test_list_shows_the_figures() -> None:
     words = words_of(root().get(TURNS))
     for shown in ("ok n8n (hub_abc...) alice claude, sonnet kept 1,234 / 56 $0.0123 321 / 4,567", "~9 / 1 unknown"):
         assert shown in words
+
+
+def test_page_of_a_turn_tells_its_decision() -> None:
+    told = {
+        "choices": [{"provider": "claude", "model": "opus"}, {"provider": "gemini", "model": "pro"}],
+        "rejected": [{"name": "codex", "why": f"it needs a login {HOSTILE}"}],
+        "attempts": [{"provider": "claude", "model": "opus", "code": "vendor_rate_limited", "ms": 120}],
+    }
+    page = root().get(f"{TURNS}{turn(route='gemini; rule=code', decision=json.dumps(told)).pk}/change/")
+    words = words_of(page)
+    for shown in (
+        "gemini; rule=code",
+        "claude, opus: vendor_rate_limited after 120 ms",
+        "claude, opus gemini, pro",
+        "codex: it needs a login",
+    ):
+        assert shown in words
+    assert HOSTILE not in text_of(page)
+
+
+@pytest.mark.parametrize(
+    "decision", ["", "{", "[]", "null", '{"attempts": 1}', '{"attempts": [1, {}], "rejected": [{}]}']
+)
+def test_page_of_a_turn_without_a_whole_decision_is_shown(decision: str) -> None:
+    assert root().get(f"{TURNS}{turn(decision=decision).pk}/change/").status_code == 200
 
 
 def test_turn_leads_to_its_conversation_while_there_is_one() -> None:

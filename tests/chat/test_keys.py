@@ -153,10 +153,12 @@ async def test_caller_has_what_its_key_says(ring: KeyRing) -> None:
         budget_day_usd=Decimal("1.5"),
         budget_month_usd=Decimal("20"),
         session_ttl_s=120,
+        fallback=True,
     )
     found = await ring.find(await new_key(terms=terms))
     assert (found.name, found.owner, found.scopes) == ("n8n", "alice", frozenset({"chat"}))
     assert (found.providers, found.models, found.session_ttl_s) == (("claude",), ("claude/*",), 120)
+    assert found.fallback is True
     assert found.limits == KeyLimits(
         requests_per_minute=7,
         concurrent_turns=2,
@@ -173,6 +175,7 @@ async def test_what_a_key_leaves_open_is_the_settings(ring: KeyRing, settings: S
     found = await ring.find(await new_key())
     assert found.limits == KeyLimits(requests_per_minute=12)
     assert found.session_ttl_s == 34
+    assert found.fallback is False
     assert found.scopes == {"chat", "sessions", "mcp"}
 
 
@@ -563,10 +566,10 @@ def test_create_key_takes_every_term() -> None:
         "5.5",
     ]
     may = ["--scope", "chat", "--scope", "admin", "--provider", "echo", "--model", "echo", "--model", "claude/*"]
-    key, hints = run("n8n", "--expires-days", "2", "--session-ttl", "60", *may, *limits)
+    key, hints = run("n8n", "--expires-days", "2", "--session-ttl", "60", "--fallback", *may, *limits)
     row = row_of(key)
     assert (row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day) == (1, 2, 3)
-    assert (row.concurrent_turns, row.session_ttl_s) == (4, 60)
+    assert (row.concurrent_turns, row.session_ttl_s, row.fallback) == (4, 60, True)
     assert (row.budget_day_usd, row.budget_month_usd) == (Decimal(0), Decimal("5.5"))
     assert (row.scopes, row.allowed_providers) == (["chat", "admin"], ["echo"])
     assert row.allowed_models == ["echo", "claude/*"]
@@ -607,6 +610,7 @@ def test_create_key_refuses_a_name_it_cannot_keep(argv: list[str]) -> None:
         (["n8n", "--grace-hours", "1"], "goes with --rotate"),
         (["n8n", "--rotate", "n8n"], "not both"),
         (["--rotate", "n8n", "--rpm", "5", "--owner", "bob"], "--owner, --rpm"),
+        (["--rotate", "n8n", "--fallback"], "--fallback"),
         (["--rotate", "n8n", "--grace-hours", "-1"], "--grace-hours"),
         (["--rotate", "n8n"], "no key .*'n8n'"),
     ],

@@ -75,6 +75,11 @@ def test_ignored_list_names_unknown_fields_and_what_the_provider_cannot_pass_on(
     assert ignored_parameters(body, ("temperature", "top_p")) == ["seed", "user", "temperature"]
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_ignored_list_names_the_bound_of_an_answer_as_the_caller_called_it(name: str) -> None:
+    assert ignored_parameters(read(**{name: 5}), ("max_tokens",)) == [name]
+
+
 def test_ignored_list_names_fields_at_any_depth_once() -> None:
     part = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
     said = {"role": "user", "name": "bob", "content": [part, part]}

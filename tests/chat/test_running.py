@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import cast
 
@@ -11,7 +13,7 @@ import pytest
 from django.db import OperationalError
 
 from chat import choice, ending, prices, service
-from chat.conversation import Conversation, Outcome, StoredMessage, new_conversation
+from chat.conversation import Conversation, Outcome, StoredMessage, dump_outcome, load_outcome, new_conversation
 from chat.errors import DatabaseUnavailable
 from chat.history import Mode
 from chat.keys import Caller
@@ -23,6 +25,8 @@ from chat.running import RunningTurn
 from chat.runtime import Chat
 from chat.sessions import Held, Keys
 from providers.events import Message, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted, Usage
+from providers.provider import Provider
+from providers.route import Attempt, Choice, Decision
 
 OLD = (
     StoredMessage("user", ("one",), "t1", 1),
@@ -178,6 +182,84 @@ def test_turn_without_a_session_leaves_its_figures_alone() -> None:
     assert turn.session_id == ""
     assert outcome.head is None
     assert (outcome.figures.outcome, outcome.figures.cost_usd) == ("ok", 0.25)
+
+
+# --- turns with more than one attempt --------------------------------------------------------------------------------
+
+
+def attempt(provider: str, *, code: str = "", usage: Usage | None = None, is_accepted: bool = False) -> Attempt:
+    return Attempt(provider, f"{provider}-1", code, 5, is_accepted, usage)
+
+
+async def priced(turn: RunningTurn, **costs: float) -> float | None:
+    """The turn's cost where a token of each of these providers costs so many dollars."""
+
+    async def find(provider: str, model: str, *, wait_s: float) -> Price | None:
+        assert model == f"{provider}-1"
+        usd = Decimal(costs.get(provider, 0)) * 1_000_000
+        return Price(input_usd=usd, output_usd=usd) if usd else None
+
+    here = cast(Chat, SimpleNamespace(prices=SimpleNamespace(find=find)))
+    return await ending._cost_of(here, turn)
+
+
+async def test_what_a_failed_attempt_has_used_is_booked_beside_the_answer() -> None:
+    turn = running("two")
+    turn.attempts += [attempt("claude", code="vendor_stream_cut", usage=Usage(7, 1, cached_tokens=2)), attempt("echo")]
+    outcome = finished(started(turn, "yes"), Usage(10, 20, reasoning_tokens=3)).outcome("ok", cost_usd=None)
+    figures = outcome.figures
+    assert (figures.input_tokens, figures.output_tokens) == (17, 21)
+    assert (figures.cached_tokens, figures.reasoning_tokens, figures.is_estimated) == (2, 3, False)
+    assert outcome.messages[-1].tokens == (10, 20)
+    assert await priced(turn, claude=0.5, echo=0.25) == 0.5 * (5 + 1) + 0.25 * 30
+    assert await priced(turn, echo=0.25) == 0.25 * 30
+    assert await priced(turn) is None
+
+
+async def test_cost_a_cli_tells_goes_before_the_price_list() -> None:
+    turn = running("two")
+    turn.attempts += [attempt("claude", code="timed_out", usage=Usage(7, 1, cost_usd=0.125)), attempt("echo")]
+    finished(started(turn, "yes"), Usage(10, 20))
+    assert await priced(turn, claude=9.0, echo=0.25) == 0.125 + 0.25 * 30
+
+
+def test_attempt_the_vendor_did_not_take_costs_nothing() -> None:
+    turn = running("two")
+    turn.attempts += [attempt("claude", code="vendor_rate_limited"), attempt("echo")]
+    figures = finished(started(turn, "yes")).outcome("ok", cost_usd=None).figures
+    assert (figures.input_tokens, figures.output_tokens, figures.is_estimated) == (10, 20, False)
+
+
+@pytest.mark.parametrize("ended", ["cancelled", "timed_out"])
+def test_prompt_a_vendor_took_without_a_word_is_booked_by_a_guess(ended: str) -> None:
+    turn = running("x" * 400)
+    turn.attempts.append(attempt("claude", code=ended, is_accepted=True))
+    figures = turn.outcome(ended, cost_usd=None).figures
+    assert (figures.input_tokens, figures.output_tokens, figures.is_estimated) == (100, 0, True)
+
+
+def test_record_names_first_who_answered_and_keeps_the_order_that_was_decided() -> None:
+    names = [SimpleNamespace(name=name, default_model=f"{name}-1") for name in ("claude", "echo")]
+    turn = running("two")
+    turn.decision = Decision(
+        tuple(Choice(cast(Provider, it)) for it in names), "rule=code", (("gemini", "it is away"),)
+    )
+    turn.provider = "claude"
+    assert turn.outcome("timed_out", cost_usd=None).figures.route == "claude; rule=code"
+    turn.attempts += [attempt("claude", code="timed_out"), attempt("echo")]
+    figures = finished(started(turn, "yes")).outcome("ok", cost_usd=None).figures
+    assert figures.route == "echo; rule=code"
+    told = json.loads(figures.decision)
+    assert [it["provider"] for it in told["choices"]] == ["claude", "echo"]
+    assert told["rejected"] == [{"name": "gemini", "why": "it is away"}]
+    assert [(it["provider"], it["code"]) for it in told["attempts"]] == [("claude", "timed_out"), ("echo", "ok")]
+
+
+def test_record_of_before_there_were_decisions_is_read() -> None:
+    outcome = finished(started(running("two"), "yes")).outcome("ok", cost_usd=None)
+    old = json.loads(dump_outcome(outcome))
+    del old["figures"]["decision"]
+    assert load_outcome(json.dumps(old)) == outcome
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from chat.keys import CannotRotate, KeyTerms, active_keys, create_key, rotate_key
 from chat.models import SCOPES, ApiKey, default_scopes
-from providers.registry import adapters_by_name
+from providers.rows import provider_names
 
 MAX_CHARS = 100
 MAX_COUNT = 2**31 - 1  # what every database's column takes
@@ -23,7 +23,7 @@ MAX_TTL_S = 31_536_000
 DEFAULT_GRACE_HOURS = 24.0
 
 # Options that say what a new key may do; a rotated key keeps its own.
-TERMS = ("owner", "expires_days", "scope", "provider", "model", "session_ttl")
+TERMS = ("owner", "expires_days", "scope", "provider", "model", "session_ttl", "fallback")
 LIMITS = ("rpm", "tpm", "tpd", "concurrent", "budget_day", "budget_month")
 
 
@@ -66,10 +66,15 @@ def _add_terms(group: argparse._ArgumentGroup) -> None:
         choices=SCOPES,
         help=f"may be given several times (default: {', '.join(default_scopes())})",
     )
-    group.add_argument(
-        "--provider", action="append", choices=tuple(adapters_by_name()), help="one it may use; none given means all"
-    )
+    group.add_argument("--provider", action="append", type=provider, help="one it may use; none given means all")
     group.add_argument("--model", action="append", help="one it may use, * allowed; none given means all")
+    # No default: a rotated key keeps its own.
+    group.add_argument(
+        "--fallback",
+        action="store_true",
+        default=None,
+        help="where a named provider fails, another one may answer (a request may say otherwise)",
+    )
     group.add_argument("--session-ttl", type=count(1, MAX_TTL_S), metavar="S", help="seconds its sessions live")
 
 
@@ -80,6 +85,12 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--concurrent", type=count(0, MAX_COUNT), metavar="N", help="turns at a time")
     group.add_argument("--budget-day", type=usd, metavar="USD", help="per day; 0: nothing may be spent")
     group.add_argument("--budget-month", type=usd, metavar="USD", help="per month; 0: nothing may be spent")
+
+
+def provider(text: str) -> str:
+    if text not in (known := provider_names()):
+        raise argparse.ArgumentTypeError(f"there is no provider {text[:50]!r}; there are {', '.join(known)}")
+    return text
 
 
 def count(least: int, most: int) -> Callable[[str], int]:
@@ -166,6 +177,7 @@ def _terms(options: dict[str, Any]) -> KeyTerms:
         budget_day_usd=options["budget_day"],
         budget_month_usd=options["budget_month"],
         session_ttl_s=options["session_ttl"],
+        fallback=bool(options["fallback"]),
     )
 
 
