@@ -12,7 +12,9 @@ from bench.admin import measure_admin
 from bench.command import Command, Part, Setup, Sizes
 from bench.gateway import GATEWAY
 from bench.report import Section
+from bench.route import ROUTE
 from bench.turns import TURNS
+from bench.watch import WATCH
 
 
 async def _measure_admin(setup: Setup) -> list[Section]:
@@ -27,7 +29,7 @@ ADMIN = Command(
     full=Sizes(runs=5),
     quick=Sizes(runs=2),
 )
-COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ADMIN)
+COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ROUTE, ADMIN, WATCH)
 
 MOST_RUNS = 1_000
 

@@ -15,6 +15,9 @@ from ninja.parser import Parser
 
 from chat.api import router as chat_router
 from chat.errors import ChatError
+from chat.provider_admin_api import router as provider_admin_router
+from chat.provider_api import router as provider_router
+from chat.route_api import router as route_router
 from chat.session_api import router as session_router
 from chat.wire.openai_errors import as_http, error_body
 from providers.errors import ProviderError
@@ -38,7 +41,10 @@ api = NinjaAPI(
     urls_namespace="v1",
 )
 api.add_router("", chat_router)
+api.add_router("", provider_router)
+api.add_router("", route_router)
 api.add_router("", session_router)
+api.add_router("", provider_admin_router)
 
 
 def error_response(status: int, body: object, headers: dict[str, str] | None = None) -> HttpResponse:

@@ -21,18 +21,19 @@ def greeting(engine: Engine, *, url: str, local_key: Path) -> str:
 
 
 def _line(provider: Provider) -> str:
-    state = provider.state.replace("_", " ")
+    status = provider.status
+    state = status.state.replace("_", " ")
     tested = provider.info.tested_version
     version = provider.version or "-"
     if provider.version and tested and provider.version != tested:
         version += f" (tested with {tested})"
-    mend = f"   to mend it: {provider.mend}" if provider.mend else ""
+    mend = f"   to mend it: {status.mend}" if status.mend else ""
     return f"  {provider.name:8} {version:12} {state}{mend}"
 
 
 def _curl(engine: Engine, url: str, local_key: Path) -> str:
     providers = engine.providers.values()
-    ready = [it.name for it in providers if it.state == "ready" and not it.info.by_name_only]
+    ready = [it.name for it in providers if it.status.is_serving and not it.info.by_name_only]
     demo = [it.name for it in providers if it.info.by_name_only]
     name = (ready or demo or ["auto"])[0]
     body = f'{{"provider": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'

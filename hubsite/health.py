@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 
 from chat.runtime import chat
 from providers import runtime
+from providers.engine import Engine
 from providers.errors import ShuttingDown
+from providers.status import Status
 
 METHODS = ("GET", "HEAD")
 
 
 async def health(request: HttpRequest) -> HttpResponse:
-    """200 while the hub takes requests (`degraded` without Redis), 503 when it is shutting down.
+    """200 while the hub takes requests (`degraded` without Redis or the database), 503 when it is shutting down.
 
-    Needs no key, tells no secret.
+    Needs no key, tells no secret, asks nobody.
     """
     if request.method not in METHODS:
         return HttpResponseNotAllowed(METHODS)
     try:
         engine, has_redis = runtime.engine(), not chat().hot.is_away
-        is_up = not engine.is_closing
-        providers = {it.name: "up" if it.state == "ready" else "down" for it in engine.providers.values()}
+        body = _body(engine, has_redis=has_redis, has_database=not chat().archive.is_behind)
     except ShuttingDown:
-        is_up, has_redis, providers = False, False, {}
-    body = {
-        "status": ("healthy" if has_redis else "degraded") if is_up else "unhealthy",
-        "version": settings.VERSION,
-        "providers": providers,
-        "redis": "up" if has_redis else "down",
-    }
+        body = {"status": "unhealthy", "version": settings.VERSION, "providers": {}, "states": {}}
+        body |= {"redis": "down", "database": "down"}
+    is_up = body["status"] != "unhealthy"
     return HttpResponse(orjson.dumps(body), status=200 if is_up else 503, content_type="application/json")
+
+
+def _body(engine: Engine, *, has_redis: bool, has_database: bool) -> dict[str, Any]:
+    status = {provider.name: provider.status for provider in engine.providers.values()}
+    word = "healthy" if has_redis and has_database else "degraded"
+    return {
+        "status": "unhealthy" if engine.is_closing else word,
+        "version": settings.VERSION,
+        "providers": {name: "up" if it.is_serving else "down" for name, it in status.items()},
+        "states": {name: _state(it) for name, it in status.items()},
+        "redis": "up" if has_redis else "down",
+        "database": "up" if has_database else "down",
+    }
+
+
+def _state(status: Status) -> dict[str, str | float | None]:
+    return {"state": status.state, "since": status.since, "until": status.until}

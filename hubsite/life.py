@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Awaitable, Callable
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
 from chat import runtime as chat_runtime
 from hubsite.private_redis import PrivateRedis, PrivateRedisFailed
+from hubsite.provider_watch import ProviderWatch
+from hubsite.row_watch import RowWatch
+from hubsite.shared_board import SharedBoard
+from hubsite.throttle import SharedThrottle
 from providers import runtime as engine_runtime
 
 logger = logging.getLogger(__name__)
@@ -19,25 +24,36 @@ GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class Life:
-    """One hub's life: Redis, then callers and conversations, then the engine; and back in the opposite order."""
+    """One hub's life: Redis, callers and conversations, what the vendors said, the engine; and back again."""
 
     def __init__(self) -> None:
         self._redis = None if settings.HUB_REDIS_URL else PrivateRedis(settings.HUB_PRIVATE_REDIS_DIR)
+        self._rows = RowWatch()
+        self._ends: list[Callable[[], Awaitable[None]]] = []
 
     async def start(self) -> None:
         """Raises PrivateRedisFailed, and what keeps the engine from starting; `stop` is to be called then too."""
         if self._redis is not None:
             await sync_to_async(self._redis.attach, thread_sensitive=False)()
-        await chat_runtime.start(settings.HUB_REDIS_LOCATION, on_away=self._revive)
-        await engine_runtime.start()
+        chat = await chat_runtime.start(settings.HUB_REDIS_LOCATION, on_away=self._revive)
+        shared, throttle = SharedBoard(chat.hot), SharedThrottle(chat.limits, chat.leases)
+        self._ends += [shared.stop, throttle.stop]
+        await shared.start()
+        watch = ProviderWatch(await engine_runtime.start(board=shared.board, throttle=throttle))
+        self._ends.insert(0, watch.stop)
+        watch.start()
+        self._rows.start()
         gc.freeze()  # modules and settings stay: no collection has to look at them again
         gc.set_threshold(*GC_THRESHOLDS)
 
     async def stop(self, *, grace_s: float) -> None:
         """Running turns get `grace_s` seconds and are written down; every child process is gone afterwards."""
         try:
+            await self._rows.stop()
             await engine_runtime.stop(grace_s=grace_s)
         finally:
+            for end in self._ends:
+                await _quietly(end)
             await chat_runtime.stop()
             if self._redis is not None:
                 self._redis.detach()
@@ -49,3 +65,11 @@ class Life:
             self._redis.revive()
         except (PrivateRedisFailed, OSError, RuntimeError) as error:
             logger.error("the private Redis server can't be started again: %s", error)
+
+
+async def _quietly(end: Callable[[], Awaitable[None]]) -> None:
+    """One part's trouble keeps no other from ending."""
+    try:
+        await end()
+    except Exception:
+        logger.exception("stopping")

@@ -1,31 +1,88 @@
-"""The settings every provider has: HUB_<PROVIDER>_BIN and its like, for each adapter there is."""
+"""The settings every provider has: HUB_<PROVIDER>_BIN and its like, for each adapter there is.
+
+They are the defaults of the rows in admin, and what rows may name at all.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import psutil
 
 from hubsite.env import Env
 from providers.adapters.base import Adapter, AdapterInfo
-from providers.planning import PoolLimits
+from providers.host import MEMORY_PER_WORKER_BYTES, HostLimits
+from providers.names import is_env, is_link
+from providers.pool_limits import PoolLimits
 from providers.process import ProcessLimits
-from providers.provider import ProviderConfig
+from providers.programs import is_never_passed
+from providers.provider_config import ProviderConfig
 from providers.registry import adapters_by_name
 from providers.worker import Deadlines
 
 MB = 1024 * 1024
-# What a busy worker may need; the default ceilings leave that much for each.
-MEMORY_PER_WORKER_BYTES = 256 * MB
+
+ALLOWED = "HUB_ALLOWED_COMMANDS"
 
 
-def read_provider_configs(env: Env) -> list[ProviderConfig]:
-    """The enabled providers in the order `auto` tries them."""
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """By adapter what its providers go by, those that are there without a row, and what rows may name.
+
+    `fallback_chain` holds `provider` or `provider/model`, in the order in which they stand in for one that fails.
+    `allowed_commands` are whole command lines; a program alone may also be a row's binary.
+    """
+
+    configs: dict[str, ProviderConfig]
+    names: tuple[str, ...]
+    fallback_chain: tuple[str, ...]
+    allowed_commands: tuple[tuple[str, ...], ...]
+    allowed_env: tuple[str, ...]
+
+
+def read_provider_settings(env: Env) -> ProviderSettings:
     adapters = adapters_by_name()
-    enabled = env.words("HUB_PROVIDERS", ",".join(sorted(adapters)), known=tuple(adapters))
+    ready = sorted(name for name, adapter in adapters.items() if not adapter.info.needs_command)
+    names = env.words("HUB_PROVIDERS", ",".join(ready), known=tuple(adapters))
     process, deadlines, shared = _read_process(env), _read_deadlines(env), _read_shared(env)
     configs = {name: _read_one(env, adapter, process, deadlines, shared) for name, adapter in adapters.items()}
-    return [configs[name] for name in enabled]
+    return ProviderSettings(
+        configs,
+        tuple(dict.fromkeys(names)),
+        _read_names(env, "HUB_FALLBACK_CHAIN", is_link, "Use providers' names, such as claude,gemini/gemini-3-flash"),
+        tuple(filter(None, (_read_command(env, ALLOWED, it) for it in env.words(ALLOWED, "")))),
+        _read_allowed_env(env),
+    )
+
+
+def _read_names(env: Env, name: str, fits: Callable[[str], bool], hint: str) -> tuple[str, ...]:
+    words = env.words(name, "")
+    if unfit := [word for word in words if not fits(word)]:
+        env.refuse(name, f"can't hold {unfit[0][:40]!r}", hint)
+    return tuple(filter(fits, words))
+
+
+def _read_allowed_env(env: Env) -> tuple[str, ...]:
+    name, hint = "HUB_ALLOWED_ENV", "Use names of variables for CLIs, such as MISTRAL_API_KEY"
+    names = _read_names(env, name, is_env, hint)
+    if own := [it for it in names if is_never_passed(it)]:
+        env.refuse(name, f"can't hold {', '.join(own)}: no CLI may be given that", hint)
+    return tuple(it for it in names if not is_never_passed(it))
+
+
+def _read_command(env: Env, name: str, line: str) -> tuple[str, ...]:
+    """The words of a command line, as a shell would part them; no shell ever sees it."""
+    try:
+        words = tuple(shlex.split(line))
+    except ValueError as error:
+        env.refuse(name, f"can't be read ({error}): {line[:40]!r}", "Use a program and its arguments: opencode acp")
+        return ()
+    if words and "/" in words[0] and not words[0].startswith("/"):
+        env.refuse(name, f"can't be {line[:40]!r}", "Begin it with an absolute path, or with a name on the PATH")
+        return ()
+    return words
 
 
 def _read_one(
@@ -36,9 +93,12 @@ def _read_one(
     pool = _read_pool(env, info, prefix, shared)
     return ProviderConfig(
         adapter=adapter,
-        binary=env.text(f"{prefix}BIN") if info.program else "",
-        default_model=env.text(f"{prefix}MODEL") if info.program else "",
+        binary=env.text(f"{prefix}BIN") if info.program and not info.needs_command else "",
+        command=_read_command(env, f"{prefix}COMMAND", env.text(f"{prefix}COMMAND")) if info.needs_command else (),
+        default_model=env.text(f"{prefix}MODEL") if info.program or info.needs_command else "",
         may_reuse=may_reuse,
+        requests_per_minute=env.integer(f"{prefix}REQUESTS_PER_MINUTE", 0, most=1_000_000) or None,
+        concurrent_turns=env.integer(f"{prefix}CONCURRENT_TURNS", 0, most=100_000) or None,
         pool=pool if may_reuse else replace(pool, turns=1, kept=0),
         deadlines=deadlines,
         process=process,
@@ -102,4 +162,17 @@ def _read_process(env: Env) -> ProcessLimits:
         data_bytes=env.integer("HUB_WORKER_DATA_MB", 8_192) * MB,
         cpu_s=env.integer("HUB_WORKER_CPU_S", 0),
         nice=env.integer("HUB_WORKER_NICE", 0, most=19),
+        cpu_weight=env.integer("HUB_WORKER_CPU_WEIGHT", 0, most=10_000) or None,
+        max_processes=env.integer("HUB_WORKER_PROCESSES", 32, most=10_000),
+        memory_bytes=env.integer("HUB_WORKER_MEMORY_MAX_MB", 0) * MB,
+    )
+
+
+def read_host_limits(env: Env) -> HostLimits:
+    """What all workers together may take of this machine."""
+    by_memory = max(1, psutil.virtual_memory().total // MEMORY_PER_WORKER_BYTES)
+    return HostLimits(
+        max_workers=env.integer("HUB_MAX_WORKERS", by_memory, most=10_000),
+        memory_bytes=env.integer("HUB_MEMORY_MB", 0) * MB,
+        cgroups=env.flag("HUB_CGROUPS", default=True),
     )

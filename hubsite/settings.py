@@ -11,7 +11,7 @@ from dotenv import dotenv_values
 from hubsite.database_settings import read_database
 from hubsite.env import Env
 from hubsite.private_redis import PrivateRedis
-from hubsite.provider_settings import read_provider_configs
+from hubsite.provider_settings import read_host_limits, read_provider_settings
 
 VERSION = "0.1.0"
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -26,8 +26,12 @@ HUB_DATA_DIR = env.path("HUB_DATA_DIR", BASE_DIR / "var", base=BASE_DIR)
 HUB_MAX_BODY_BYTES = env.integer("HUB_MAX_BODY_BYTES", 16 * 1024 * 1024, least=1_024)
 HUB_SHUTDOWN_GRACE_S = env.number("HUB_SHUTDOWN_GRACE_S", 30.0, most=3_600)
 HUB_HEARTBEAT_S = env.number("HUB_HEARTBEAT_S", 10.0, least=0.1, most=60)
-HUB_MAX_STARTS = env.integer("HUB_MAX_STARTS", os.cpu_count() or 1, least=1, most=1_024)
-HUB_PROVIDER_CONFIGS = read_provider_configs(env)
+HUB_MAX_STARTS = env.integer("HUB_MAX_STARTS", min(2, os.cpu_count() or 1), least=1, most=1_024)
+HUB_PROVIDER_SETTINGS = read_provider_settings(env)
+HUB_HOST_LIMITS = read_host_limits(env)
+HUB_FALLBACK_TRIES = env.integer("HUB_FALLBACK_TRIES", 3, least=1, most=20)
+HUB_FALLBACK_S = env.number("HUB_FALLBACK_S", 60.0, most=3_600)
+HUB_FALLBACK_FIRST_TOKEN_S = env.number("HUB_FALLBACK_FIRST_TOKEN_S", 30.0, least=0.1, most=3_600)
 
 # --- callers ---------------------------------------------------------------------------------------------------------
 

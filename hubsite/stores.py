@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -9,6 +10,8 @@ from django.db import Error, connection
 from redis import Redis, RedisError
 
 from hubsite.private_redis import PrivateRedisFailed, find_server
+from hubsite.shared_board import NOTES, read_cooldowns
+from providers.cooldowns import Cooldown
 
 
 def redis_place() -> str:
@@ -40,6 +43,19 @@ def redis_trouble() -> str:
     except (PrivateRedisFailed, RedisError, OSError) as error:
         return str(error)
     return ""
+
+
+def cooldowns() -> list[Cooldown]:
+    """What the hubs of this Redis wait for at their vendors; nothing if it can't be asked. Starts nothing."""
+    timeout_s = settings.HUB_REDIS_TIMEOUT_S
+    try:
+        with Redis.from_url(
+            settings.HUB_REDIS_LOCATION, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+        ) as redis:
+            held: Any = redis.hgetall(NOTES)
+            return read_cooldowns(held)
+    except (RedisError, OSError):
+        return []
 
 
 def database_trouble() -> str:

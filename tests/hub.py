@@ -124,7 +124,12 @@ class HubProcess:
 
     def workers(self) -> list[psutil.Process]:
         """Those of them that serve turns: all but the private Redis server and its keeper."""
-        return [child for child in self.children() if not any(mark in " ".join(child.cmdline()) for mark in REDIS)]
+        found = []
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end meanwhile
+                if not any(mark in " ".join(child.cmdline()) for mark in REDIS):
+                    found.append(child)
+        return found
 
     def send_signal(self, number: int) -> None:
         assert self.process is not None

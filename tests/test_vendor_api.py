@@ -35,6 +35,11 @@ def gemini_body(text: str, **config: Any) -> dict[str, Any]:
     return {"contents": [{"role": "user", "parts": [{"text": text}]}], "generationConfig": config}
 
 
+def openai_body(text: str, **fields: Any) -> dict[str, Any]:
+    message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+    return {"model": "gpt-6.1-sol", "input": [message], "stream": True} | fields
+
+
 async def events_of(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
     lines = (await response.text()).splitlines()
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
@@ -56,6 +61,12 @@ async def ask(http: aiohttp.ClientSession, text: str, **fields: Any) -> list[dic
         return await events_of(response)
 
 
+async def ask_openai(http: aiohttp.ClientSession, text: str) -> list[dict[str, Any]]:
+    async with http.post("/v1/responses", json=openai_body(text)) as response:
+        assert response.status == 200
+        return await events_of(response)
+
+
 async def ask_gemini(http: aiohttp.ClientSession, text: str, **config: Any) -> list[dict[str, Any]]:
     async with http.post(GEMINI_STREAM, json=gemini_body(text, **config)) as response:
         assert response.status == 200
@@ -67,6 +78,41 @@ async def test_both_vendors_echo_the_last_user_text_in_the_asked_number_of_piece
     anthropic, gemini = text_of(await ask(http, text)), text_of(await ask_gemini(http, text))
     assert "".join(anthropic) == "".join(gemini) == f"echo: {text}"
     assert len(anthropic) == len(gemini) == 5
+
+
+async def test_openais_answer_comes_in_numbered_events_with_usage(http: aiohttp.ClientSession) -> None:
+    """OpenAI counts cached tokens among the prompt's, and thoughts among the answer's (vendor format)."""
+    events = await ask_openai(http, "[[chunks=4 cached=2 thinking=hmmm]] hi")
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.completed")
+    text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    assert text == "echo: [[chunks=4 cached=2 thinking=hmmm]] hi"
+    usage = events[-1]["response"]["usage"]
+    assert usage["input_tokens_details"] == {"cached_tokens": 2}
+    assert (usage["output_tokens"], usage["output_tokens_details"]) == (5, {"reasoning_tokens": 1})
+
+
+async def test_openais_failures_come_as_status_and_within_the_stream(http: aiohttp.ClientSession) -> None:
+    for status in (400, 401, 403, 404, 413, 429, 500, 503, 529):
+        async with http.post("/v1/responses", json=openai_body(f"[[status={status} retry_after=7]]")) as response:
+            error = (await response.json())["error"]
+            assert (response.status, response.headers["retry-after"]) == (status, "7")
+            assert set(error) == {"message", "type", "param", "code"}
+    for directive, code in (
+        ("too_long=true", "context_length_exceeded"),
+        ("sse_error_after=2", "server_is_overloaded"),
+    ):
+        events = await ask_openai(http, f"[[{directive}]]")
+        assert (events[-1]["type"], events[-1]["response"]["error"]["code"]) == ("response.failed", code)
+
+
+async def test_openais_plan_tells_window_and_reset(http: aiohttp.ClientSession) -> None:
+    text = "[[status=429 unified=true reset=1795400000 claim=seven_day]]"
+    async with http.post("/v1/responses", json=openai_body(text)) as response:
+        error, headers = (await response.json())["error"], response.headers
+    assert (error["type"], error["resets_at"]) == ("usage_limit_reached", 1795400000)
+    assert headers["x-codex-secondary-reset-at"] == "1795400000"
+    assert headers["x-codex-secondary-window-minutes"] == "10080"
 
 
 async def test_usage_counts_prompt_characters_and_pieces(http: aiohttp.ClientSession) -> None:

@@ -1,12 +1,17 @@
-"""What a vendor received, in the words of the engine; and how each CLI is told to talk to the stand-in."""
+"""Every adapter the tests know: its program, how it is told to talk to the stand-in, and what its vendor received.
+
+A new adapter gets an entry in DIALECTS; without one test_contract.py fails. See docs/adding-a-provider.md.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from providers.adapters.acp_prompt import INTRO, MARK
 from providers.events import Message, Sampling
 from tests.vendor_api import Received
 
@@ -15,6 +20,14 @@ DUMMY_KEY = "dummy-key-of-the-tests"
 # What claude puts beside the caller's system prompt, and beside the conversation. None of it holds a text of others.
 CLAUDE_SYSTEM = (r"x-anthropic-billing-header: [^\n]*", r"You are a Claude agent, built on Anthropic's [^\n]*")
 CLAUDE_NOTE = r"(# Environment\n.*|Today's date is [0-9-]+\.)"
+
+# gemini as an agent like any other: as its owner would start it.
+AGENT_MODEL = "gemini-3.8-flash"
+AGENT_ENV = {
+    "GEMINI_API_KEY": DUMMY_KEY,
+    "GEMINI_CLI_NO_RELAUNCH": "true",
+    "GEMINI_CLI_TRUST_WORKSPACE": "true",
+}
 
 # What gemini's adapter sends where there is no system prompt: the vendor refuses an empty one.
 GEMINI_NOTHING = "\u200b"
@@ -84,22 +97,79 @@ def read_gemini(received: Received) -> Upstream:
     )
 
 
+def read_openai(received: Received) -> Upstream:
+    body = received.body
+    assert not body.get("instructions")
+    ordered = [item for item in body["input"] if item.get("role") == "developer"]
+    spoken = [item for item in body["input"] if item.get("role") in ("user", "assistant")]
+    assert len(ordered) <= 1, ordered
+    assert len(ordered) + len(spoken) == len(body["input"])
+    assert all(item["type"] == "message" for item in body["input"]), body["input"]
+    return Upstream(
+        model=body["model"],
+        system="".join(part["text"] for item in ordered for part in item["content"]),
+        messages=tuple(Message(it["role"], tuple(part["text"] for part in it["content"])) for it in spoken),
+        sampling=Sampling(body.get("max_output_tokens"), body.get("temperature"), body.get("top_p")),
+        tools=tuple(tool.get("name") or tool["type"] for tool in body.get("tools", ())),
+    )
+
+
+def read_prompt(prompt: str) -> tuple[str, tuple[Message, ...]]:
+    """The system prompt and the messages of a conversation that the acp adapter made into one text."""
+    assert prompt.startswith(INTRO)
+    parts = re.split(r"\n\n\[(system|user|assistant)\]\n", prompt.removeprefix(INTRO))
+    assert parts[0] == ""
+    spoken = [(speaker, _unmarked(text)) for speaker, text in zip(parts[1::2], parts[2::2], strict=True)]
+    system = spoken.pop(0)[1] if spoken[0][0] == "system" else ""
+    return system, tuple(Message(speaker, (text,)) for speaker, text in spoken)  # type: ignore[arg-type]
+
+
+def _unmarked(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    assert all(line.startswith(MARK) for line in lines), text
+    return "".join(line.removeprefix(MARK) for line in lines)
+
+
+def read_acp(received: Received) -> Upstream:
+    """gemini as an agent of the acp adapter: the last text is the conversation, what is before it is its own."""
+    upstream = read_gemini(received)
+    system, messages = read_prompt(received.body["contents"][-1]["parts"][-1]["text"])
+    return replace(upstream, system=system, messages=messages)
+
+
+def read_nothing(received: Received) -> Upstream:
+    raise AssertionError(f"a provider without a vendor made a request: {received.path}")
+
+
+# What some CLIs can't do, each with tests that do not count for them: tell the vendor's figures one by one, be asked
+# for each of the listed models, chat without tools, end without a word.
+Lack = Literal["figures", "models", "toolless", "wordless"]
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How one CLI and its vendor are to be spoken with.
 
     `default_sampling` is what goes upstream when the caller asks for nothing. `has_blocks` tells whether the blocks of
     a message stay apart upstream, `has_reset` whether an answered 429 names its reset to an API key's owner.
+    `requests_for_a_tool`: how often the vendor is asked at most where the model wants a tool. `cli` is the installed
+    program it needs, empty for none; `command` makes a command line of it where the provider names one, and
+    `extra_env` what that may see.
     """
 
     env: Callable[[str], Mapping[str, str]]
-    read: Callable[[Received], Upstream]
-    default_sampling: Sampling
-    login_names: tuple[str, ...]
-    has_blocks: bool
-    has_reset: bool
-    refusal_reason: str
+    read: Callable[[Received], Upstream] = read_nothing
+    default_sampling: Sampling = Sampling()  # noqa: RUF009 (it is frozen)
+    login_names: tuple[str, ...] = ()
+    has_blocks: bool = False
+    has_reset: bool = False
+    refusal_reason: str = "stop"
     hides_tool_after_text: bool = False
+    requests_for_a_tool: int = 1
+    cli: str = ""
+    command: Callable[[Path], tuple[str, ...]] | None = None
+    extra_env: tuple[str, ...] = ()
+    lacks: frozenset[Lack] = frozenset()
 
     def bare_env(self, url: str) -> dict[str, str]:
         """The address of the vendor without any login."""
@@ -112,6 +182,7 @@ DIALECTS: Mapping[str, Dialect] = {
         read=read_anthropic,
         default_sampling=Sampling(max_tokens=128_000),
         login_names=("ANTHROPIC_API_KEY",),
+        cli="claude",
         has_blocks=True,
         has_reset=False,
         refusal_reason="content_filter",
@@ -121,9 +192,29 @@ DIALECTS: Mapping[str, Dialect] = {
         read=read_gemini,
         default_sampling=Sampling(temperature=1, top_p=0.95),
         login_names=("GEMINI_API_KEY",),
+        cli="gemini",
         has_blocks=False,
         has_reset=True,
         refusal_reason="stop",  # the CLI reports every end of an answer alike
         hides_tool_after_text=True,
     ),
+    "codex": Dialect(
+        env=lambda url: {"OPENAI_API_KEY": DUMMY_KEY, "OPENAI_BASE_URL": f"{url}/v1"},
+        read=read_openai,
+        login_names=("OPENAI_API_KEY",),
+        cli="codex",
+        has_blocks=True,
+        refusal_reason="content_filter",
+        requests_for_a_tool=2,
+    ),
+    "acp": Dialect(
+        env=lambda url: {**AGENT_ENV, "GOOGLE_GEMINI_BASE_URL": url},
+        read=read_acp,
+        default_sampling=Sampling(temperature=1, top_p=0.95),
+        cli="gemini",
+        command=lambda program: ("node", str(program), "--acp", "-e", "none", "-m", AGENT_MODEL),
+        extra_env=(*AGENT_ENV, "GOOGLE_GEMINI_BASE_URL"),
+        lacks=frozenset({"figures", "models", "toolless", "wordless"}),
+    ),
+    "echo": Dialect(env=lambda url: {}),
 }

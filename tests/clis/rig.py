@@ -11,24 +11,29 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import pytest
 
 from providers.adapters.base import Adapter
 from providers.clis import pins
 from providers.engine import Engine
 from providers.errors import ProviderError
 from providers.events import Event, Message, ReasoningDelta, Sampling, TextDelta, Turn, TurnFinished, TurnStarted, Usage
-from providers.planning import PoolLimits
-from providers.provider import Provider, ProviderConfig
+from providers.pool_limits import PoolLimits
+from providers.provider import Provider
+from providers.provider_config import ProviderConfig
 from providers.registry import adapters_by_name
 from providers.worker import Deadlines
-from tests.clis.dialects import DIALECTS, Dialect, Upstream
+from tests.clis.dialects import DIALECTS, Dialect, Lack, Upstream
 from tests.programs import require_cli
 from tests.vendor_api import Received, Script, VendorApi
 
 T = TypeVar("T")
 
-# The adapters with a real program.
+# The adapters with a program of their own.
 REAL = tuple(name for name in pins.names() if name in adapters_by_name())
+
+# All whose requests arrive at a stand-in vendor.
+VENDORED = tuple(name for name, dialect in DIALECTS.items() if dialect.cli)
 
 # Longer than any turn here with a worker's start; a hanging test fails after that.
 TURN_S = 20.0
@@ -44,6 +49,18 @@ HUB_SECRETS = {
 }
 # One process, started when it is needed: every turn of a binding goes to the same one.
 ONE_WORKER = PoolLimits(floor=0, ceiling=1, kept=1, turns=100_000, watch_s=0.2)
+
+
+def needs(rig: Rig, *abilities: Lack) -> None:
+    """Skip a test that does not count for a CLI which can't do this."""
+    if missing := rig.dialect.lacks.intersection(abilities):
+        pytest.skip(f"{rig.name} has no {' and no '.join(sorted(missing))}")
+
+
+def needs_sampling(rig: Rig, *names: str) -> None:
+    """Skip a test of sampling that the adapter says it can't pass on."""
+    if missing := set(names).intersection(rig.provider.info.unsupported_sampling):
+        pytest.skip(f"{rig.name} does not take {' and '.join(sorted(missing))}")
 
 
 def user(*blocks: str) -> Message:
@@ -96,11 +113,8 @@ class Rig:
     engine: Engine
     home: Path
     data: Path
+    dialect: Dialect
     plain: Script = field(default_factory=lambda: Script(text="well then"))
-
-    @property
-    def dialect(self) -> Dialect:
-        return DIALECTS[self.name]
 
     @property
     def provider(self) -> Provider:
@@ -164,6 +178,7 @@ class Rig:
         if not keep_record:
             self.vendor.clear()
         self.vendor.script = script or self.plain
+        self.engine.board.clear(self.name)  # what its vendor said of limits in an earlier test
         events: list[Event] = []
         error: ProviderError | None = None
         try:
@@ -201,24 +216,28 @@ async def open_rig(
     pool: PoolLimits = ONE_WORKER,
     deadlines: Deadlines | None = None,
     may_reuse: bool = True,
+    dialect: Dialect | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig of its own below `folder`. `env` says how to reach the vendor's address, else it is with a dummy key."""
-    program = require_cli(name)
+    dialect = dialect or DIALECTS[name]
+    program = require_cli(dialect.cli) if dialect.cli else Path()
     home, data = folder / "home", folder / "data"
     home.mkdir(parents=True, exist_ok=True)
     config = ProviderConfig(
         adapter=adapter or adapters_by_name()[name],
         binary=str(binary or program),
+        command=dialect.command(program) if dialect.command else (),
+        extra_env=dialect.extra_env,
         may_reuse=may_reuse,
         pool=pool,
         deadlines=deadlines or Deadlines(),
     )
     async with VendorApi() as vendor:
-        reach = env or DIALECTS[name].env
+        reach = env or dialect.env
         environ = {"PATH": os.environ["PATH"], "HOME": str(home), **HUB_SECRETS, **reach(vendor.url)}
         engine = Engine([config], data_folder=data, environ=environ, max_starts=2)
         try:
             await engine.start()
-            yield Rig(name, vendor, engine, home, data)
+            yield Rig(name, vendor, engine, home, data, dialect)
         finally:
             await engine.close(grace_s=0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import groupby
 
 import pytest
+import pytest_asyncio
 
 from providers.adapters.base import Adapter
 from providers.events import Message, Sampling, TextDelta, TurnFinished, TurnStarted, Usage
-from tests.clis.rig import Rig, assistant, user
+from tests.clis.rig import VENDORED, Rig, assistant, needs, needs_sampling, open_rig, user
 from tests.vendor_api import Script
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -17,6 +19,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 WARMED_UP = Script(text="one two three four five six", chunks=6)
 # A vendor begins its response this long before its first word, at least.
 BEFORE_FIRST_WORD_S = 0.05
+# Without repeating itself: an agent may take that for a model gone astray, and end the answer.
+LONG = " ".join(map(str, range(50_000)))
+ALL_SAMPLING = ("max_tokens", "temperature", "top_p", "stop")
+
+
+@pytest_asyncio.fixture(params=VENDORED, scope="module", loop_scope="module")
+async def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """Every adapter with a vendor, one that drives any program included."""
+    async with open_rig(request.param, tmp_path_factory.mktemp(request.param)) as opened:
+        yield opened
 
 
 def joined(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
@@ -50,6 +62,7 @@ async def test_the_start_names_the_model_that_really_answers(rig: Rig) -> None:
 
 
 async def test_the_model_the_caller_names_is_the_one_the_vendor_is_asked_for(rig: Rig) -> None:
+    needs(rig, "models")
     for model in rig.provider.info.models[:3]:
         answer = await rig.ask(user("hello"), model=model)
         asked_for = rig.upstream(answer).model
@@ -58,6 +71,7 @@ async def test_the_model_the_caller_names_is_the_one_the_vendor_is_asked_for(rig
 
 
 async def test_usage_is_what_the_vendor_said_with_cached_tokens_within_the_prompt(rig: Rig) -> None:
+    needs(rig, "figures")
     script = Script(text="one two three", chunks=3, cached=2)
     answer = await rig.ask(user("a question of some length"), script=script)
     usage = answer.finished.usage
@@ -78,6 +92,7 @@ async def test_what_a_prompt_costs_is_told_before_the_first_word(claude: Rig) ->
 
 
 async def test_reasoning_comes_apart_from_the_text_and_is_counted(rig: Rig) -> None:
+    needs(rig, "figures")
     script = Script(text="so be it", thinking="Let me think about that.", chunks=2)
     answer = await rig.ask(user("hello"), script=script)
     assert "Let me think about that." in answer.reasoning
@@ -121,7 +136,7 @@ async def test_a_text_arrives_as_it_was_written(rig: Rig, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["é ß 漢字 🜚 \u202e", 'quotes " and \\ and \t tab', "x" * 300_000], ids=["unicode", "escapes", "long"]
+    "text", ["é ß 漢字 🜚 \u202e", 'quotes " and \\ and \t tab', LONG], ids=["unicode", "escapes", "long"]
 )
 async def test_an_answer_arrives_as_the_vendor_wrote_it(rig: Rig, text: str) -> None:
     answer = await rig.ask(user("hello"), script=Script(text=text, chunks=4))
@@ -135,15 +150,18 @@ async def test_the_system_prompt_is_exactly_the_callers(rig: Rig) -> None:
 
 
 async def test_no_tool_is_offered_to_the_model(rig: Rig) -> None:
+    needs(rig, "toolless")
     assert rig.upstream(await rig.ask(user("hello"))).tools == ()
 
 
 async def test_sampling_reaches_the_vendor(rig: Rig) -> None:
+    needs_sampling(rig, *ALL_SAMPLING)
     wanted = Sampling(max_tokens=50, temperature=0.25, top_p=0.75, stop=("ZZ", "$HOME"))
     assert rig.upstream(await rig.ask(user("hello"), sampling=wanted)).sampling == wanted
 
 
 async def test_sampling_does_not_stick_to_the_next_turn_of_the_process(rig: Rig) -> None:
+    needs_sampling(rig, *ALL_SAMPLING)
     pid = await rig.pid()
     await rig.ask(user("hello"), sampling=Sampling(max_tokens=50, temperature=0.25, top_p=0.75, stop=("ZZ",)))
     answer = await rig.ask(user("hello"))
@@ -153,6 +171,7 @@ async def test_sampling_does_not_stick_to_the_next_turn_of_the_process(rig: Rig)
 
 
 async def test_every_part_of_sampling_is_independent_of_the_others(rig: Rig) -> None:
+    needs_sampling(rig, *ALL_SAMPLING)
     default = rig.dialect.default_sampling
     for wanted in (Sampling(temperature=0.0), Sampling(top_p=0.5), Sampling(stop=("END",)), Sampling(max_tokens=9)):
         arrived = rig.upstream(await rig.ask(user("hello"), sampling=wanted)).sampling
@@ -164,6 +183,7 @@ async def test_every_part_of_sampling_is_independent_of_the_others(rig: Rig) -> 
 
 async def test_max_tokens_really_ends_the_answer_with_one_request(rig: Rig) -> None:
     """The CLI would go on by itself with a second request."""
+    needs_sampling(rig, "max_tokens")
     script = replace(WARMED_UP, first_delay_s=BEFORE_FIRST_WORD_S)
     answer = await rig.ask(user("hello"), script=script, sampling=Sampling(max_tokens=2))
     assert rig.upstream(answer).sampling.max_tokens == 2
@@ -174,6 +194,7 @@ async def test_max_tokens_really_ends_the_answer_with_one_request(rig: Rig) -> N
 
 
 async def test_a_stop_sequence_ends_the_answer(rig: Rig) -> None:
+    needs_sampling(rig, "stop")
     answer = await rig.ask(
         user("hello"), script=Script(text="one two END three", chunks=8), sampling=Sampling(stop=("END",))
     )
@@ -183,6 +204,7 @@ async def test_a_stop_sequence_ends_the_answer(rig: Rig) -> None:
 
 async def test_an_answer_without_a_word_ends_with_one_request(rig: Rig) -> None:
     """A stop sequence hit at once makes one; the CLI would ask the vendor again by itself."""
+    needs_sampling(rig, "stop")
     script = Script(text="END of it", thinking="Let me see.", first_delay_s=BEFORE_FIRST_WORD_S)
     answer = await rig.ask(user("hello"), script=script, sampling=Sampling(stop=("END",)))
     rig.upstream(answer)
@@ -198,6 +220,7 @@ async def test_a_refusal_is_an_answer_with_its_reason_not_a_failure(rig: Rig) ->
 
 
 async def test_ended_and_refused_answers_leave_a_clean_process(rig: Rig) -> None:
+    needs(rig, "wordless")
     pid = await rig.pid()
     for script in (Script(stop="refusal"), Script(stop="max_tokens"), Script(chunks=0, text="")):
         await rig.ask(user("the former secret"), script=script)

@@ -20,6 +20,18 @@ TOOLS = (
     *("AskUserQuestion", "StructuredOutput", "ToolSearch", "ListMcpResourcesTool", "ReadMcpResourceTool", "Workflow"),
     *("run_shell_command", "read_file", "write_file", "replace", "read_many_files", "list_directory", "glob"),
     *("search_file_content", "grep_search", "google_web_search", "web_fetch", "save_memory", "activate_skill"),
+    *(
+        "shell",
+        "local_shell",
+        "exec_command",
+        "write_stdin",
+        "apply_patch",
+        "view_image",
+        "update_plan",
+        "exec",
+        "wait",
+    ),
+    *("request_user_input", "spawn_agent", "web_search", "js_repl", "list_mcp_resources", "read_mcp_resource"),
     *("write_todos", "ask_user", "mcp__trap__run", "mcp_trap_run", "exit_plan_mode", "complete_task"),
 )
 # A vendor begins its response this long before its first word, at least.
@@ -69,7 +81,7 @@ async def test_a_tool_nobody_offered_ends_the_turn_and_runs_nothing(rig: Rig, pl
     for tool in TOOLS[start : start + 5]:
         answer = await rig.ask(user("hello"), script=asking_for(tool, place=place))
         assert type(answer.error) is errors.ProtocolBroken, tool
-        assert len(answer.received) == 1
+        assert len(answer.received) <= rig.dialect.requests_for_a_tool
         assert_nothing_ran(rig, place)
     await assert_recovered(rig)
 
@@ -77,7 +89,7 @@ async def test_a_tool_nobody_offered_ends_the_turn_and_runs_nothing(rig: Rig, pl
 async def test_all_tools_at_once_end_the_turn_and_run_nothing(rig: Rig, place: Path) -> None:
     answer = await rig.ask(user("hello"), script=asking_for(*TOOLS, place=place))
     assert type(answer.error) is errors.ProtocolBroken
-    assert len(answer.received) == 1
+    assert len(answer.received) <= rig.dialect.requests_for_a_tool
     await assert_recovered(rig)
     assert_nothing_ran(rig, place)
 
@@ -89,7 +101,7 @@ async def test_tools_after_a_text_run_nothing_either(rig: Rig, place: Path) -> N
         assert isinstance(answer.events[-1], TurnFinished)
     else:
         assert type(answer.error) is errors.ProtocolBroken
-    assert len(answer.received) == 1
+    assert len(answer.received) <= rig.dialect.requests_for_a_tool
     await assert_recovered(rig)
     assert_nothing_ran(rig, place)
 

@@ -33,6 +33,7 @@ ENVIRONMENT = {
         *("GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GEMINI_CLI_SYSTEM_SETTINGS_PATH", "GEMINI_SYSTEM_MD"),
         *("GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_CLI_NO_RELAUNCH"),
     },
+    "codex": {"PATH", "HOME", "CODEX_HOME", "LANG", "TERM", "TMPDIR", "OPENAI_API_KEY"},
 }
 
 # What a process may open for reading outside its worker's folders and its own program.
@@ -58,7 +59,7 @@ READABLE = (
     ),
 )
 # What the administrator of the machine imposes on every user of the CLI.
-MANAGED = ("/etc/claude-code", "/etc/gemini-cli")
+MANAGED = ("/etc/claude-code", "/etc/gemini-cli", "/etc/codex")
 
 # Where the C library asks who a user is, before it reads /etc/passwd itself.
 NAME_SERVICE = "/var/run/nscd/socket"

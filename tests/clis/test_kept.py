@@ -15,7 +15,7 @@ from providers.adapters import claude_driver
 from providers.errors import ProtocolBroken
 from providers.events import Message, Sampling
 from providers.history_digest import history_digest
-from providers.planning import PoolLimits
+from providers.pool_limits import PoolLimits
 from tests.clis.rig import Answer, Rig, assistant, open_rig, user
 from tests.vendor_api import Script
 

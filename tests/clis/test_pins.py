@@ -13,7 +13,7 @@ from tests.programs import require_cli
 
 
 def test_every_pinned_cli_has_an_adapter_and_is_tested_here() -> None:
-    assert set(pins.names()) == set(REAL) == set(DIALECTS)
+    assert set(pins.names()) == set(REAL) <= set(DIALECTS)
 
 
 @pytest.mark.parametrize("name", REAL)

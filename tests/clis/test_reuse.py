@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from providers.adapters.claude_driver import ClaudeDriver
 from providers.errors import RateLimited, WorkerCrashed
-from providers.planning import PoolLimits
+from providers.pool_limits import PoolLimits
 from tests.clis.rig import REAL, Rig, assistant, open_rig, user
 from tests.vendor_api import Script
 

@@ -95,7 +95,7 @@ def test_wrong_settings_keep_the_hub_from_starting_and_are_named_with_a_hint(tmp
     assert "HUB_QUEUE can't be 'abc'." in ran.stderr
     assert "HINT: Use a whole number of 0 to" in ran.stderr
     assert "HUB_PROVIDERS does not know clod." in ran.stderr
-    assert "HINT: Use any of: claude" in ran.stderr
+    assert "HINT: Use any of: acp, claude" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (hub.data_dir / "hub.sqlite3").exists()
 

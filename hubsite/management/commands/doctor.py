@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand
 
 from hubsite import stores
 from providers import runtime
+from providers.health import mend_of
 from providers.provider import Provider
 
 
@@ -16,6 +17,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         has_stores = self._report_stores()
+        self._cooldowns = stores.cooldowns()
         providers = runtime.make_engine().providers.values()
         usable = asyncio.run(self._report(list(providers)))
         if not usable:
@@ -40,6 +42,9 @@ class Command(BaseCommand):
     async def _report_one(self, provider: Provider) -> bool:
         """Whether the provider is usable; the demo does not count."""
         info, program = provider.info, provider.find()
+        if not provider.config.is_enabled:
+            self._say(provider.name, "disabled", provider.mend)
+            return False
         if program is None:
             self._say(provider.name, "not installed", info.mend_install)
             return False
@@ -49,9 +54,13 @@ class Command(BaseCommand):
         version = await provider.config.adapter.version(program) or "unknown"
         login = await provider.config.adapter.login_state(program)
         tested = f", tested with {info.tested_version}" if info.tested_version not in ("", version) else ""
-        where = f"{program.path} version {version}{tested}" if info.program else "built in"
+        where = f"{program.path} version {version}{tested}" if program.path.name else "built in"
         state = {"ready": "ready", "needs_login": "needs login", "unknown": "login unknown"}[login]
-        self._say(provider.name, f"{state}, {where}", info.mend_login if login != "ready" else "")
+        mend = info.mend_login if login != "ready" else ""
+        for cooldown in self._cooldowns:
+            if cooldown.provider == provider.name:
+                state, mend = f"cooling down{f' ({cooldown.model})' if cooldown.model else ''}", mend_of(cooldown)
+        self._say(provider.name, f"{state}, {where}", mend)
         return login != "needs_login" and not info.by_name_only
 
     def _say(self, name: str, state: str, mend: str) -> None:
