@@ -94,7 +94,9 @@ async def _affordable(decision: Decision) -> Decision:
             rejected.append((choice.provider.name, error.message))
     if trouble is not None and not kept:
         raise trouble
-    return replace(decision, choices=tuple(kept), rejected=tuple(rejected))
+    # Whoever takes the place of what was named is not what was named.
+    reason = "fallback" if decision.is_named and kept[0] is not decision.first else decision.reason
+    return replace(decision, choices=tuple(kept), rejected=tuple(rejected), reason=reason)
 
 
 async def _check_price(choice: Choice) -> None:

@@ -39,7 +39,6 @@ HELD_BACK = (TurnStarted, Usage, LimitNotice)
 ANOTHER_MAY_SERVE = (ProviderUnavailable, Busy, Overloaded, RateLimited, WorkerFailed)
 # Another provider has other models, which the caller is fine with only where it has not named one.
 OF_THE_MODEL = (ModelUnknown, ParameterUnsupported)
-NAMED = ("named", "model")
 # How soon what names no time is taken to be over, where errors are compared.
 ASSUMED_WAIT_S = 60.0
 
@@ -120,7 +119,7 @@ class _Chain:
         if isinstance(error, ProviderChanged):
             return False  # it is to be decided anew, by what is there now
         if isinstance(error, OF_THE_MODEL):
-            return failed.model is None or self.decision.reason not in NAMED
+            return failed.model is None or not self.decision.is_named
         return isinstance(error, (*ANOTHER_MAY_SERVE, ContextTooLong))
 
     def verdict(self, last: ProviderError) -> ProviderError:

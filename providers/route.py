@@ -66,7 +66,8 @@ class Attempt:
 class Decision:
     """Who is asked, in this order, each only if the one before failed before its first token. Never empty.
 
-    `reason` is `named`, `model`, `session`, `rule=NAME` or `score`. `rejected` tells who was passed over, and why.
+    `reason` is `named`, `model`, `session`, `rule=NAME` or `score`, or `fallback` where what was named was not to be
+    had. `rejected` tells who was passed over, and why.
     """
 
     choices: tuple[Choice, ...]
@@ -77,3 +78,8 @@ class Decision:
     @property
     def first(self) -> Choice:
         return self.choices[0]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the first choice is the caller's own."""
+        return self.reason in ("named", "model")

@@ -152,7 +152,8 @@ def test_budget_passes_over_whom_nobody_knows_the_price_of(client: Client) -> No
     assert "no price" in rejected(told)["gemini"]
     response = client("dollars").post(ROUTE, json=request(LONG, "gemini"))
     assert (response.status_code, error_of(response)["code"]) == (403, "model_not_allowed")
-    assert names(routed(client("dollars"), LONG, "gemini", fallback=True)) == ["claude"]
+    told = routed(client("dollars"), LONG, "gemini", fallback=True)
+    assert (names(told), told["reason"]) == (["claude"], "fallback")
 
 
 def test_what_the_session_remembers_counts(client: Client) -> None:

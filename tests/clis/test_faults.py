@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from providers import errors
+from providers.cooldowns import UNKNOWN_S
 from providers.events import LimitNotice, TurnFinished
 from providers.worker import Deadlines
 from tests.clis.dialects import DIALECTS
@@ -118,7 +119,9 @@ async def test_a_refused_login_says_how_to_mend_it(rig: Rig) -> None:
 async def test_a_rate_limit_keeps_its_reset_where_the_cli_tells_it(rig: Rig) -> None:
     answer = await rig.ask(user("hello"), script=Script(status=429, retry_after_s=7))
     assert isinstance(answer.error, errors.RateLimited)
-    assert answer.error.retry_after_s == (7 if rig.dialect.has_reset else None)
+    # Where the vendor's time does not get through it is the hub's own.
+    told_s = 7 if rig.dialect.has_reset else UNKNOWN_S
+    assert answer.error.retry_after_s == pytest.approx(told_s, abs=1)
 
 
 async def test_closing_an_answer_drops_the_vendors_connection_at_once(rig: Rig) -> None:
