@@ -21,9 +21,9 @@ BYTES_PER_TOKEN = 4
 SAMPLE_CHARS = 2_000
 # Read of a question from either end, for code and for languages; and of one of its lines.
 READ_CHARS = 1_000
-READ_LINES = 40
+READ_LINES = 24
 LINE_CHARS = 120
-LANGUAGE_CHARS = 300
+LANGUAGE_CHARS = 200
 # A second language counts from this share on; below it is mostly noise.
 LEAST_SHARE = 0.25
 MOST_LANGUAGES = 3

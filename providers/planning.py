@@ -92,10 +92,11 @@ class Planner:
     def settle(self) -> Moves:
         """Seat who can be seated, make room for those who can't, start what is missing."""
         self._yield_to_others()
-        self._free_for_starved()
-        self._seat_waiters()
-        self._empty_for_waiting()
-        self._evict_unfitting()
+        if self._queue:
+            self._free_for_starved()
+            self._seat_waiters()
+            self._empty_for_waiting()
+            self._evict_unfitting()
         self._empty_excess()
         self._start_missing()
         return self._take_moves()
@@ -169,6 +170,8 @@ class Planner:
 
     def _unprovided(self) -> Counter[Hashable]:
         """By binding, the turns for which no worker is being emptied."""
+        if not self._queue:
+            return Counter()
         return Counter(waiter.binding for waiter in self._queue) - self._roster.tidying()
 
     # --- who forgets -----------------------------------------------------------------------------------------------

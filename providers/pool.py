@@ -128,6 +128,8 @@ class WorkerPool:
         return waiter
 
     async def _seat(self, waiter: Waiter[Worker]) -> Worker:
+        if waiter.seat.done():
+            return waiter.seat.result()
         try:
             async with asyncio.timeout(self.limits.queue_wait_s):
                 return await waiter.seat

@@ -67,7 +67,7 @@ class Roster:
     @property
     def unbound(self) -> int:
         """How many are ready for whatever conversation comes first."""
-        return sum(1 for worker in self.idle() if worker.binding is None)
+        return sum(1 for worker, state in self._states.items() if state is State.IDLE and worker.binding is None)
 
     def tidying(self) -> Counter[Hashable]:
         """By binding, how many will soon be empty."""
@@ -81,7 +81,7 @@ class Roster:
     def idle(self) -> list[Worker]:
         """Those with nothing to do, idle for longest first."""
         idle = [worker for worker, state in self._states.items() if state is State.IDLE]
-        return sorted(idle, key=lambda worker: worker.idle_since)
+        return sorted(idle, key=_idle_since) if len(idle) > 1 else idle
 
     def kept(self) -> list[Worker]:
         """Idle workers that hold a conversation for its next turn, idle for longest first."""
@@ -119,3 +119,7 @@ class Roster:
     @property
     def total_rss_bytes(self) -> int:
         return sum(usage.rss_bytes for usage in self._usage.values())
+
+
+def _idle_since(worker: Worker) -> float:
+    return worker.idle_since

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from providers.adapters.base import Adapter, Driver, WorkerFolder
+from providers.alarm import Alarm
 from providers.cgroups import Cgroups
 from providers.errors import NotInstalled, ProviderError, TimedOut, WorkerFailed
 from providers.events import Event, Turn
@@ -117,27 +118,28 @@ class Worker:
         self.turns += 1
         ends_at = time.monotonic() + self._deadlines.turn_s
         limit_s, what = self._deadlines.first_event_s, "the first event did not come"
+        alarm = Alarm()
         try:
             async with aclosing(self._driver.run(turn)) as events:
                 count = 0
-                while (event := await self._next(events, limit_s, what, ends_at)) is not None:
+                while (event := await self._next(alarm, events, limit_s, what, ends_at)) is not None:
                     yield event
                     count += 1
                     if count % EVENTS_PER_BREATH == 0:
                         await asyncio.sleep(0)
                     limit_s, what = self._deadlines.silence_s, "the next event did not come"
         finally:
+            alarm.close()
             self.idle_since = time.monotonic()
 
     async def _next(
-        self, events: AsyncGenerator[Event, None], limit_s: float, what: str, ends_at: float
+        self, alarm: Alarm, events: AsyncGenerator[Event, None], limit_s: float, what: str, ends_at: float
     ) -> Event | None:
         wait_s = min(limit_s, ends_at - time.monotonic())
         if wait_s < limit_s:
             limit_s, what = self._deadlines.turn_s, "the turn did not end"
         try:
-            async with asyncio.timeout(wait_s):
-                return await anext(events, None)
+            return await alarm.wait(anext(events, None), wait_s)
         except TimeoutError as exc:
             raise TimedOut(f"{what} within {limit_s:g} s") from exc
 
