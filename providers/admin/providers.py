@@ -137,7 +137,7 @@ def _live(row: ProviderRow) -> Live:
 @admin.register(ProviderRow)
 class ProviderRowAdmin(BaseAdmin):
     form = ProviderForm
-    list_display = ("name", "adapter", "is_enabled", "state", "since", "until", "workers", "version", "note")
+    list_display = ("name", "adapter", "is_enabled", "state", "until", "workers", "note")
     list_filter = ("is_enabled", "is_drained", "adapter")
     search_fields = ("name",)
     actions = ("restart", "drain", "undrain", "clear_cooldown", "enable", "disable")

@@ -26,7 +26,7 @@ STEP = 10
 # Conditions by their column, as the list shows those that are set.
 NUMBERS = {"least_tokens": "at least {} tokens", "most_tokens": "at most {} tokens"}
 SWITCHES = {"is_code": "code", "has_images": "images", "has_tools": "tools", "wants_json": "JSON output"}
-LISTS = {"languages": "language", "model_names": "model", "keys": "key", "session_providers": "session with"}
+LISTS = {"languages": "language", "model_names": "model", "keys": "key", "session_providers": "session:"}
 
 
 class PositionForm(RowForm[RouteRule]):
