@@ -30,7 +30,7 @@ from providers.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
-LINGER_S = 0.025  # a transaction costs as much as ten turns, so they are gathered
+LINGER_S = 0.1  # a transaction costs as much as ten turns, so they are gathered
 SAVE_WAIT_S = 3.0  # nobody is kept longer for a database that is away
 ANSWER_WAIT_S = 8.0  # longer than SQLite waits for a writer of another process
 STOP_WAIT_S = 5.0

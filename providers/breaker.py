@@ -56,6 +56,11 @@ class StartBreaker:
             self._deaths = 0
             self.succeeded()
 
+    def forgive(self) -> None:
+        """Forget all failures, by the owner's will."""
+        self._deaths = 0
+        self.succeeded()
+
     @property
     def pause_s(self) -> float:
         """Seconds until the next start may be tried; 0 if now."""

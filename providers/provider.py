@@ -142,7 +142,9 @@ class Provider:
         await self._health.recheck()
 
     def clear(self) -> None:
-        """Forget trouble and cooldowns, by the owner's will: the next turn tries."""
+        """Forget trouble, cooldowns and failed starts, by the owner's will: the next turn tries."""
+        if self.pool is not None:
+            self.pool.breaker.forgive()
         self.note(None)
         self._shared.board.clear(self.name)
 

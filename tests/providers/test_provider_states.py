@@ -190,6 +190,8 @@ async def test_workers_that_never_start_are_a_crash_loop_with_its_next_try(
         assert obstacle is not None
         assert obstacle.retry_after_s
         assert hub.status.until is not None
+        hub.provider.clear()
+        assert hub.provider.obstacle() is None
 
 
 # --- the vendor's limits ---------------------------------------------------------------------------------------------
