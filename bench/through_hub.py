@@ -51,11 +51,15 @@ def fresh_hub(folder: Path, env: Mapping[str, str], *, server: str = "daphne") -
 
 
 def new_client(url: str, headers: Mapping[str, str], *, timeout_s: float) -> aiohttp.ClientSession:
-    """A client without a limit of connections that has none yet."""
+    """A client without a limit of connections that has none yet.
+
+    It drops idle ones before uvicorn does (after 5 s): one that is closed just when it is used again would count as an
+    error of the server's.
+    """
     return aiohttp.ClientSession(
         url,
         headers=headers,
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2),
         timeout=aiohttp.ClientTimeout(total=timeout_s),
     )
 
