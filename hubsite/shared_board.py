@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from chat.errors import StoreUnavailable
 from chat.hot import HotState
-from providers.cooldowns import MOST_S, PROBE_S, Board, Cooldown, Note, Window
+from providers.cooldowns import CLOCKS_DIFFER_S, MOST_S, PROBE_S, Board, Cooldown, Note, Window
 from providers.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,9 @@ def _read(held: dict[bytes, bytes]) -> Iterator[tuple[str, Shown]]:
     """The notes that can be read; another version of the hub may have written others."""
     for place, raw in held.items():
         try:
-            yield place.decode(), _load(orjson.loads(raw))
+            shown = _load(orjson.loads(raw))
+            if shown.age[0] <= time.time() + CLOCKS_DIFFER_S:  # else of a clock that is wrong, and newest for ever
+                yield place.decode(), shown
         except (ValueError, KeyError, TypeError) as error:
             logger.debug("a provider note can't be read: %s", error)
 

@@ -208,10 +208,7 @@ class Board:
                 self._take_over_cooldown(note, is_over)
 
     def _take_over_cooldown(self, note: Cooldown, is_over: bool) -> None:
-        now = self.clock()
-        if note.since > now + CLOCKS_DIFFER_S:
-            return  # by a clock that is wrong: nothing would be newer for as long
-        note = replace(note, until=min(note.until, now + MOST_S))
+        note = replace(note, until=min(note.until, self.clock() + MOST_S))
         place = (note.provider, note.model)
         known = self._cooldowns.get(place)
         if known is not None and known.since > note.since:

@@ -17,7 +17,7 @@ from chat.leases import Leases
 from chat.limits import Limits
 from hubsite.shared_board import NOTES, POLL_S, SharedBoard, read_cooldowns
 from hubsite.throttle import SharedThrottle
-from providers.cooldowns import Board
+from providers.cooldowns import MOST_S, Board, Cooldown
 from providers.errors import Busy
 from providers.events import LimitNotice
 from providers.throttle import OutboundLimits
@@ -91,6 +91,26 @@ async def test_one_clears_it_for_both(boards: tuple[Board, Board]) -> None:
     two.clear("claude")
     await soon(lambda: until(one) is None)
     assert not one.needs_probe("claude", "sonnet")
+
+
+async def test_a_hub_whose_clock_is_wrong_neither_holds_the_others_nor_hushes_them(server: RedisServer) -> None:
+    year_s = 365 * 86_400.0
+    async with hub(server) as one, hub(server) as two:
+        two.board.clock = lambda: time.time() + year_s
+        two.board.cool("claude", LIMITED, until=time.time() + 2 * year_s)
+        await asyncio.sleep(2 * POLL_S)
+        assert until(one.board) is None
+        ends_at = time.time() + 600
+        one.board.cool("claude", LIMITED, until=ends_at)
+        async with hub(server) as three:
+            await soon(lambda: until(three.board) == ends_at)
+
+
+async def test_what_another_hub_says_lasts_no_longer_than_a_vendors_word(boards: tuple[Board, Board]) -> None:
+    one, _ = boards
+    now = time.time()
+    one.take_over(Cooldown("claude", LIMITED, now, now + 365 * 86_400.0))
+    assert until(one) == pytest.approx(now + MOST_S, abs=5)
 
 
 async def test_after_it_one_request_of_both_tries_and_its_answer_counts_for_both(boards: tuple[Board, Board]) -> None:
