@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,14 +9,10 @@ from typing import Any
 
 import orjson
 
+from chat.ids import new_id
 from providers.events import Message, Role
 
 TITLE_CHARS = 80
-
-
-def new_id() -> str:
-    """32 hexadecimal digits that sort by time (milliseconds) and can't be guessed."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def now_ms() -> int:

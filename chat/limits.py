@@ -20,6 +20,9 @@ from chat.local_limits import LocalLimits
 from chat.standing import Standing
 from chat.usage import MICRO, Today, used_since
 
+# For keys without a limit by the calendar, who need not know what day it is.
+ANY_DAY = Today("", "", 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
@@ -85,7 +88,7 @@ class Limits:
         raise _refusal(standing)
 
     async def _ask(self, key_id: int | str, limits: KeyLimits, request: str, is_turn: bool) -> Any:
-        today = Today.now()
+        today = Today.now() if limits.by_day else ANY_DAY
         keys = (f"hub:limit:{key_id}:requests", turns_key(key_id), prefix(key_id))
         args: tuple[Value, ...] = (request, int(is_turn), self._lease_ms, *today.as_args(), *limits.as_numbers())
         if is_turn and limits.by_day and key_id in self._unbooked:

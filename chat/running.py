@@ -6,10 +6,11 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 
-from chat.conversation import Conversation, Figures, Outcome, StoredMessage, new_id, now_ms, title_of
+from chat.conversation import Conversation, Figures, Outcome, StoredMessage, now_ms, title_of
 from chat.decisions import as_record, route_text
 from chat.errors import ChatError
 from chat.history import Merge, Mode, merge
+from chat.ids import new_id
 from chat.sessions import Held, after_turn
 from providers.events import Event, Message, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted, Usage
 from providers.route import Attempt, Decision

@@ -11,10 +11,11 @@ from django.conf import settings
 
 from chat.ask import Admitted, Answering, Ask, Note
 from chat.choice import decide_for
-from chat.conversation import Conversation, new_conversation, new_id, now_ms
+from chat.conversation import Conversation, new_conversation, now_ms
 from chat.decisions import choice_of
 from chat.ending import end_turn
 from chat.errors import ChatError, LimitReached, SessionTooLarge, StoreUnavailable
+from chat.ids import new_id
 from chat.keys import Caller
 from chat.leases import Renew
 from chat.running import RunningTurn

@@ -24,10 +24,10 @@ from chat.conversation import (
     dump_outcome,
     load_head,
     load_message,
-    new_id,
 )
 from chat.errors import BadRequest, SessionBusy, SessionLost, StoreUnavailable
 from chat.hot import HotState, Script
+from chat.ids import new_id
 
 # What a caller may name a session: harmless in URLs, headers and logs.
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")

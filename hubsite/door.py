@@ -120,3 +120,6 @@ class BoundedFactory(HTTPFactory):  # type: ignore[misc]
         protocol = super().buildProtocol(addr)
         protocol.requestFactory = BoundedRequest
         return protocol
+
+    def log(self, request: object) -> None:
+        """Twisted would write a line nobody reads, for every request."""

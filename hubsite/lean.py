@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any, cast
 
@@ -24,6 +22,7 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
 
 from chat.api import EventStreamResponse
+from chat.ids import new_id
 from chat.requests import HubRequest, hub_request
 from chat.wire.openai_errors import error_body
 from chat.wire.sse import HEARTBEAT
@@ -81,20 +80,17 @@ class LeanHandler(ASGIHandler):
         """Answer, and stop at once when the client is gone: what it asked for must not run on."""
         asked = hub_request(request)
         asked.request_id, asked.answer_headers = request.scope["hub.request_id"], {}
-        work = asyncio.ensure_future(self._respond(asked, send))
+        work = cast("asyncio.Task[None]", asyncio.current_task())
         hang_up = asyncio.ensure_future(receive())
+        hang_up.add_done_callback(lambda ended: None if ended.cancelled() else work.cancel())
         try:
-            await asyncio.wait({work, hang_up}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            is_answered = work.done()
-            work.cancel()
-            hang_up.cancel()
-            with suppress(asyncio.CancelledError):
-                await work
-            with suppress(asyncio.CancelledError):
-                await hang_up
-        if not is_answered:
+            await self._respond(asked, send)
+        except asyncio.CancelledError:
+            if not hang_up.done() or work.uncancel():
+                raise  # the server ends, too
             logger.info("%s %s: the client hung up", request.method, request.path)
+        finally:
+            hang_up.cancel()
 
     async def _respond(self, request: HubRequest, send: Send) -> None:
         response = await self._get_response(request)
@@ -133,7 +129,7 @@ class LeanHandler(ASGIHandler):
 def _request_id(scope: Message) -> str:
     """The client's own id where it is one, so that it finds its request again."""
     given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin1")
-    return given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    return given if REQUEST_ID.fullmatch(given) else f"req_{new_id()}"
 
 
 def _in_error_shape(response: HttpResponseBase) -> HttpResponseBase:

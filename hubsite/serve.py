@@ -20,6 +20,9 @@ from providers import runtime
 
 logger = logging.getLogger(__name__)
 
+# Connections the system holds until they are accepted. Of a hundred that come at once, Twisted's 50 would have some
+# dropped, to come again a second later.
+BACKLOG = 1_024
 # Long enough for daphne to flush the last answers to sockets after the last turn.
 FLUSH_S = 0.2
 
@@ -31,7 +34,7 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
         address = host.replace(":", r"\:")
         super().__init__(
             application,
-            endpoints=[f"tcp:{port}:interface={address}"],
+            endpoints=[f"tcp:{port}:backlog={BACKLOG}:interface={address}"],
             signal_handlers=False,
             ready_callable=self._begin,
             server_name="LLM MCP Hub",

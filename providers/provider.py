@@ -276,7 +276,7 @@ class Provider:
     @asynccontextmanager
     async def _admitted(self, model: str) -> AsyncIterator[None]:
         """A place among the turns the vendor sees. Raises RateLimited while it is not to be asked, Busy at a limit."""
-        board, throttle, turn_id = self._shared.board, self._shared.throttle, uuid4().hex
+        board, throttle, turn_id = self._shared.board, self._shared.throttle, ""
         if (cooldown := board.cooling(self.name, model)) is not None:
             raise self._health.rate_limited(cooldown)
         is_probe = board.needs_probe(self.name, model)
@@ -285,6 +285,7 @@ class Provider:
         limits = OutboundLimits(self.config.requests_per_minute, self.config.concurrent_turns)
         try:
             if limits:
+                turn_id = uuid4().hex
                 await throttle.enter(self.name, turn_id, limits)
             yield
         finally:

@@ -80,12 +80,12 @@ class Roster:
 
     def idle(self) -> list[Worker]:
         """Those with nothing to do, idle for longest first."""
-        idle = [worker for worker, state in self._states.items() if state is State.IDLE]
-        return sorted(idle, key=_idle_since) if len(idle) > 1 else idle
+        return _oldest_first([worker for worker, state in self._states.items() if state is State.IDLE])
 
     def kept(self) -> list[Worker]:
         """Idle workers that hold a conversation for its next turn, idle for longest first."""
-        return [worker for worker in self.idle() if worker.memory is not None]
+        kept = [it for it, state in self._states.items() if state is State.IDLE and it.memory is not None]
+        return _oldest_first(kept)
 
     def emptied(self) -> list[Worker]:
         """Idle workers that hold nothing, idle for longest first."""
@@ -119,6 +119,10 @@ class Roster:
     @property
     def total_rss_bytes(self) -> int:
         return sum(usage.rss_bytes for usage in self._usage.values())
+
+
+def _oldest_first(idle: list[Worker]) -> list[Worker]:
+    return sorted(idle, key=_idle_since) if len(idle) > 1 else idle
 
 
 def _idle_since(worker: Worker) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 
 from chat.ask import Admitted, Answering, Note
+from chat.ids import new_id
 from providers.errors import ProtocolBroken
 from providers.events import Event, LimitNotice, ReasoningDelta, TextDelta, TurnFinished, TurnStarted, Usage
 
@@ -54,7 +54,7 @@ async def as_completion(started: TurnStarted, events: AsyncIterator[Note | Event
 
 def _head(started: TurnStarted, kind: str) -> Json:
     return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "id": f"chatcmpl-{new_id()}",
         "object": kind,
         "created": int(time.time()),
         "model": started.model,

@@ -39,11 +39,11 @@ from chat.conversation import (
     dump_outcome,
     load_outcome,
     new_conversation,
-    new_id,
     now_ms,
 )
 from chat.errors import DatabaseUnavailable
 from chat.hot import HotState
+from chat.ids import new_id
 from chat.models import ApiKey, Message, Session, TurnRecord
 from chat.sessions import UNARCHIVED, Sessions, after_turn
 from hubsite.database_settings import read_database

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from redis import Redis
 
-from chat.conversation import new_id
 from chat.errors import BudgetSpent, LimitReached
 from chat.hot import HotState
+from chat.ids import new_id
 from chat.limits import KeyLimits, Limits, prefix, turns_key
 from chat.local_limits import LocalLimits
 from chat.usage import MICRO, Today

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from chat.conversation import dump_head, load_head, new_id
+from chat.conversation import dump_head, load_head
+from chat.ids import new_id
 from chat.sessions import Keys, index_key
 from hubsite.private_redis import PrivateRedis
 from tests.asking import CHAT, SESSION, WAIT_S, answer_of, ask, begun_stream, client_of, error_of, make_keys

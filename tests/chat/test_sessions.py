@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from chat.conversation import Conversation, Figures, Head, Outcome, StoredMessage, new_conversation, new_id, now_ms
+from chat.conversation import Conversation, Figures, Head, Outcome, StoredMessage, new_conversation, now_ms
 from chat.errors import SessionBusy, SessionLost
 from chat.hot import HotState
+from chat.ids import new_id
 from chat.sessions import Keys, Sessions, after_turn
 from tests.asking import (
     CHAT,

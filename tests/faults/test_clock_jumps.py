@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chat.conversation import Conversation, Head, new_id
+from chat.conversation import Conversation, Head
 from chat.errors import LimitReached
 from chat.hot import HotState
+from chat.ids import new_id
 from chat.limits import KeyLimits, Limits
 from chat.running import RunningTurn
 from chat.sessions import Held, Keys
