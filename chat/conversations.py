@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from chat.conversation import Conversation, Head
-from chat.errors import SessionNotFound
+from chat.errors import BadRequest, SessionNotFound
 from chat.keys import Caller
 from chat.runtime import chat
 from chat.sessions import check_session_id
+
+MAX_PAGE = 100
+LAST_MS = 253_402_300_799_999  # of the year 9999, the last that a database's column takes
 
 
 async def get_session(caller: Caller, session_id: str) -> Conversation:
@@ -20,12 +26,45 @@ async def get_session(caller: Caller, session_id: str) -> Conversation:
     return found
 
 
-async def list_sessions(caller: Caller, *, before_ms: int | None, limit: int) -> list[Head]:
-    """The owner's live sessions, newest first, those last used at or before a time in Unix milliseconds."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some sessions, the last used first. `next` is the `after` of the following page, None on the last."""
+
+    heads: list[Head]
+    next: str | None
+
+
+async def list_sessions(caller: Caller, *, after: str, limit: int) -> Page:
+    """The owner's live sessions, `after` those of the page before. Raises BadRequest, and what reading raises."""
+    before_ms, seen = _read_cursor(after)
     here = chat()
     # The archive knows of all of them, also after Redis was emptied.
     source = here.archive if here.keeps_conversations else here.sessions
-    return await source.page(caller.owner, before_ms=before_ms, limit=limit)
+    # The cursor's millisecond may hold several sessions, of which some were on the page before.
+    heads = await source.page(caller.owner, before_ms=before_ms, limit=limit + 1 + len(seen))
+    fresh = [head for head in heads if head.updated_ms != before_ms or head.session_id not in seen]
+    page = fresh[:limit]
+    return Page(page, _cursor(page, before_ms, seen) if len(fresh) > limit else None)
+
+
+def _cursor(page: list[Head], before_ms: int | None, seen: list[str]) -> str:
+    last_ms = page[-1].updated_ms
+    shown = [head.session_id for head in page if head.updated_ms == last_ms]
+    return ",".join([str(last_ms), *(seen if last_ms == before_ms else []), *shown])
+
+
+def _read_cursor(cursor: str) -> tuple[int | None, list[str]]:
+    if not cursor:
+        return None, []
+    moment, *seen = cursor.split(",")[: MAX_PAGE + 1]
+    if not re.fullmatch(r"[0-9]{1,15}", moment) or int(moment) > LAST_MS:
+        raise BadRequest("after is the `next` of the page before", param="after")
+    return int(moment), seen
+
+
+async def is_running(caller: Caller, session_id: str) -> bool:
+    """Whether a turn of the owner's session is under way, in whichever hub. Raises StoreUnavailable."""
+    return await chat().sessions.is_busy(caller.owner, check_session_id(session_id))
 
 
 async def delete_session(caller: Caller, session_id: str) -> None:

@@ -27,7 +27,7 @@ from chat.provider_admin_schemas import (
     ProviderSettings,
     Workers,
 )
-from chat.provider_api import describe
+from chat.provider_bodies import describe
 from chat.requests import count
 from chat.schemas import ERRORS
 from providers import runtime

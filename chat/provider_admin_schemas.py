@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from chat.provider_api import ProviderBody
+from chat.provider_bodies import ProviderBody
 
 
 class ProviderSettings(BaseModel):

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from django.conf import settings
 
 from chat.archive import Archive
+from chat.changes import SessionChanges
 from chat.hot import HotState
 from chat.leases import Leases
 from chat.limits import Limits
+from chat.live import LiveTurns
 from chat.prices import PriceList
 from chat.sessions import Sessions
 from chat.shield import RetryShield
@@ -42,6 +44,8 @@ class Chat:
         self.leases = Leases(lease_s=lease_s)
         self.prices = PriceList()
         self.shield = RetryShield(join_s=settings.HUB_RETRY_JOIN_S, keep_s=settings.HUB_RETRY_KEEP_S)
+        self.changes = SessionChanges(self.hot)
+        self.live = LiveTurns()
         self.endings = Tasks()  # turns that are over and still being written down
 
     async def start(self) -> None:
@@ -51,7 +55,8 @@ class Chat:
 
     async def stop(self) -> None:
         """Write down what has ended; the engine has to be closed before. One part's trouble keeps no other open."""
-        for stop in (self.shield.stop, self._drain, self.leases.stop, self.archive.stop, self.hot.stop):
+        ends = (self.shield.stop, self.live.stop, self._drain, self.leases.stop, self.changes.stop)
+        for stop in (*ends, self.archive.stop, self.hot.stop):
             try:
                 await stop()
             except Exception:

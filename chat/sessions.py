@@ -214,6 +214,10 @@ class Sessions:
         raw = await self._hot.ask(lambda redis: redis.get(Keys.of(owner, session_id).head))
         return load_head(raw).uid if raw else ""
 
+    async def is_busy(self, owner: str, session_id: str) -> bool:
+        """Whether a turn of it is under way, in whichever hub. Raises StoreUnavailable."""
+        return bool(await self._hot.ask(lambda redis: redis.exists(Keys.of(owner, session_id).lock)))
+
     async def delete(self, owner: str, session_id: str, *, uids: Sequence[str] = ()) -> str:
         """Remove a session, that of a first turn that still runs too. What it was known by, empty if there was none.
 

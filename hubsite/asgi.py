@@ -21,6 +21,10 @@ from hubsite.heartbeat import Send  # noqa: E402
 from hubsite.lean import LeanHandler, Receive  # noqa: E402
 from hubsite.life import Life  # noqa: E402
 from hubsite.lock import DataFolderLock  # noqa: E402
+from mcpbridge import runtime as mcp_runtime  # noqa: E402
+from mcpbridge.admission import answer_error  # noqa: E402
+from mcpbridge.mount import McpDoor  # noqa: E402
+from providers.errors import ShuttingDown  # noqa: E402
 
 LEAN_PREFIXES = ("/v1", "/health")
 
@@ -37,8 +41,19 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
             await send({"type": "websocket.close", "code": 4404})
         case "http" if scope["path"].startswith(LEAN_PREFIXES):
             await lean_application(scope, receive, send)
+        case "http" if McpDoor.serves(scope["path"]):
+            await _serve_mcp(scope, receive, send)
         case _:
             await django_application(scope, receive, send)
+
+
+async def _serve_mcp(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    try:
+        door = mcp_runtime.door()
+    except ShuttingDown as error:
+        await answer_error(send, error)
+    else:
+        await door(scope, receive, send)
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import socket
@@ -24,8 +25,20 @@ FIRST_RUN_LOCK = 0x_4C4C_4D48
 
 
 @contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Hubs that share a PostgreSQL prepare it one after the other; nobody shares an SQLite."""
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes that share a data folder, and hubs that share a PostgreSQL, prepare them one after the other."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(folder / "first-run.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with _alone_in_the_database():
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _alone_in_the_database() -> Iterator[None]:
     if connection.vendor != "postgresql":
         yield
         return

@@ -15,6 +15,7 @@ from hubsite.provider_watch import ProviderWatch
 from hubsite.row_watch import RowWatch
 from hubsite.shared_board import SharedBoard
 from hubsite.throttle import SharedThrottle
+from mcpbridge import runtime as mcp_runtime
 from providers import runtime as engine_runtime
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,13 @@ GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class Life:
-    """One hub's life: Redis, callers and conversations, what the vendors said, the engine; and back again."""
+    """One hub's life: Redis, callers and conversations, what the vendors said, the engine; and back again.
 
-    def __init__(self) -> None:
+    A guest's engine runs beside the data folder's hub, should one come, and serves no HTTP.
+    """
+
+    def __init__(self, *, is_guest: bool = False) -> None:
+        self._is_guest = is_guest
         self._redis = None if settings.HUB_REDIS_URL else PrivateRedis(settings.HUB_PRIVATE_REDIS_DIR)
         self._rows = RowWatch()
         self._ends: list[Callable[[], Awaitable[None]]] = []
@@ -39,10 +44,13 @@ class Life:
         shared, throttle = SharedBoard(chat.hot), SharedThrottle(chat.limits, chat.leases)
         self._ends += [shared.stop, throttle.stop]
         await shared.start()
-        watch = ProviderWatch(await engine_runtime.start(board=shared.board, throttle=throttle))
+        engine = await engine_runtime.start(board=shared.board, throttle=throttle, is_guest=self._is_guest)
+        watch = ProviderWatch(engine)
         self._ends.insert(0, watch.stop)
         watch.start()
         self._rows.start()
+        if not self._is_guest:
+            await mcp_runtime.start()
         gc.freeze()  # modules and settings stay: no collection has to look at them again
         gc.set_threshold(*GC_THRESHOLDS)
 
@@ -52,7 +60,7 @@ class Life:
             await self._rows.stop()
             await engine_runtime.stop(grace_s=grace_s)
         finally:
-            for end in self._ends:
+            for end in (mcp_runtime.stop, *self._ends):
                 await _quietly(end)
             await chat_runtime.stop()
             if self._redis is not None:

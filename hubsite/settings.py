@@ -56,6 +56,13 @@ HUB_SESSION_LOCK_S = env.number("HUB_SESSION_LOCK_S", 15.0, least=1, most=300)
 HUB_SESSION_MAX_CHARS = env.integer("HUB_SESSION_MAX_CHARS", 64_000_000, least=1_024)
 HUB_ARCHIVE_DAYS = env.integer("HUB_ARCHIVE_DAYS", 30, most=36_500)
 
+# --- MCP -------------------------------------------------------------------------------------------------------------
+
+HUB_MCP_SOFT_DEADLINE_S = env.number("HUB_MCP_SOFT_DEADLINE_S", 200.0, least=1, most=86_400)
+HUB_MCP_IDLE_S = env.number("HUB_MCP_IDLE_S", 600.0, least=1, most=86_400)
+HUB_MCP_MAX_SESSIONS = env.integer("HUB_MCP_MAX_SESSIONS", 500, least=1, most=100_000)
+HUB_ALLOWED_ORIGINS = env.words("HUB_ALLOWED_ORIGINS", "")
+
 # --- Django ----------------------------------------------------------------------------------------------------------
 
 DEBUG = env.flag("HUB_DEBUG", default=False)
@@ -75,6 +82,7 @@ INSTALLED_APPS = [
     "channels",
     "ninja",
     "hubsite",
+    "mcpbridge",
     "chat",
     "providers",
 ]
@@ -154,6 +162,8 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": HUB_LOG_LEVEL},
     "loggers": {
         "daphne": {"level": "WARNING"},
+        # At INFO it names every MCP session, whose id is half of what it takes to speak in it.
+        "mcp": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},
         # A passer-by with a wrong Host gets a 400; with a traceback each he could fill the log.
         "django.security.DisallowedHost": {"level": "CRITICAL"},

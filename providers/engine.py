@@ -22,7 +22,7 @@ from providers.provider_config import ProviderConfig, Shared
 from providers.status import Listener
 from providers.tasks import Tasks
 from providers.throttle import Throttle
-from providers.workspace import sweep_leftovers
+from providers.workspace import guest_folder, leave_folder, sweep_guests, sweep_leftovers
 
 if TYPE_CHECKING:
     from providers.rules import Rule
@@ -39,7 +39,8 @@ class Engine:
     `data_folder` holds installed CLIs and the workers' private folders; `environ` is the hub's own environment, from
     which each child sees only its allow-list; at most `max_starts` processes start at a time. `board` is where limits
     of the vendors are noted, `throttle` counts what they are asked. `on_change` are told of every provider whose
-    status changes. `limits` bound all workers together.
+    status changes. `limits` bound all workers together. `is_guest`: another process may be the folder's hub, so its
+    workers' folders and cgroups are left alone.
     """
 
     def __init__(
@@ -54,10 +55,13 @@ class Engine:
         limits: HostLimits | None = None,
         rules: Sequence[Rule] = (),
         fallback_chain: Sequence[str] = (),
+        is_guest: bool = False,
     ) -> None:
         self.rules: tuple[Rule, ...] = tuple(rules)
         self.fallback_chain: tuple[str, ...] = tuple(fallback_chain)
-        workers_folder, starts = data_folder / "run" / "workers", asyncio.Semaphore(max_starts)
+        run = data_folder / "run"
+        workers_folder = guest_folder(run) if is_guest else run / "workers"
+        starts = asyncio.Semaphore(max_starts)
         self._shared = Shared(data_folder, workers_folder, environ, starts, board or Board())
         self._shared.throttle = throttle or self._shared.throttle
         self._shared.host = Host(limits)
@@ -84,7 +88,7 @@ class Engine:
         """Clear what a killed hub left behind, then find the programs and begin to warm up their pools."""
         parent_death_argv()
         self._shared.host.prepare(self._shared.data_folder)
-        if count := sweep_leftovers(self._shared.workers_folder):
+        if count := sweep_leftovers(self._shared.workers_folder) + sweep_guests(self._shared.data_folder / "run"):
             logger.warning("removed %d worker folders of a killed hub", count)
         await self.find_programs()
 
@@ -155,6 +159,7 @@ class Engine:
         self._shared.is_closing = True
         await self._tasks.cancel()
         await asyncio.gather(*(pool.close(grace_s=grace_s) for pool in self._pools()))
+        leave_folder(self._shared.workers_folder)
 
     def kill(self) -> None:
         """End every child process at once, and remove what they left."""

@@ -42,7 +42,13 @@ def _here() -> _Running:
     return _running[0]
 
 
-def make_engine(rows: Rows | None = None, *, board: Board | None = None, throttle: Throttle | None = None) -> Engine:
+def make_engine(
+    rows: Rows | None = None,
+    *,
+    board: Board | None = None,
+    throttle: Throttle | None = None,
+    is_guest: bool = False,
+) -> Engine:
     """An engine by this project's settings and rows (asked for if not given, which blocks), not started."""
     rows = rows or known_rows()
     return Engine(
@@ -55,6 +61,7 @@ def make_engine(rows: Rows | None = None, *, board: Board | None = None, throttl
         limits=settings.HUB_HOST_LIMITS,
         board=board,
         throttle=throttle,
+        is_guest=is_guest,
     )
 
 
@@ -86,9 +93,10 @@ async def apply_rows(read: Callable[[], Awaitable[Rows]]) -> Rows:
     return rows
 
 
-async def start(*, board: Board | None = None, throttle: Throttle | None = None) -> Engine:
-    """Make and start the engine of this process."""
-    started = make_engine(await sync_to_async(first_rows)(), board=board, throttle=throttle)
+async def start(*, board: Board | None = None, throttle: Throttle | None = None, is_guest: bool = False) -> Engine:
+    """Make and start the engine of this process; a guest's is not the data folder's only one."""
+    rows = await sync_to_async(first_rows)()
+    started = make_engine(rows, board=board, throttle=throttle, is_guest=is_guest)
     _running[:] = [_Running(started, asyncio.get_running_loop(), asyncio.Lock())]
     await started.start()
     return started

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # A start time is told from the time of the boot, which a corrected clock moves a little.
 SAME_START_S = 2.0
+GUEST = "guest-"
 
 
 def make_folder(root: Path) -> WorkerFolder:
@@ -57,6 +58,28 @@ def sweep_leftovers(root: Path) -> int:
         _end_leftover_process(path / "pid")
         shutil.rmtree(path, ignore_errors=True)
     return len(leftovers)
+
+
+def guest_folder(run: Path) -> Path:
+    """Where a process keeps its workers that is not the data folder's hub."""
+    return run / f"{GUEST}{os.getpid()}"
+
+
+def leave_folder(root: Path) -> None:
+    """Remove a guest's folder once its workers are gone; the hub's own stays for the next one."""
+    if root.name.startswith(GUEST):
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def sweep_guests(run: Path) -> int:
+    """End and remove what guests left that were killed; returns how many workers' folders there were."""
+    count = 0
+    for root in run.glob(f"{GUEST}*"):
+        pid = root.name.removeprefix(GUEST)
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            count += sweep_leftovers(root)
+            leave_folder(root)
+    return count
 
 
 def _end_leftover_process(pid_file: Path) -> None:

@@ -10,4 +10,5 @@ if running then redis.call('SADD', KEYS[5], running) end
 redis.call('PEXPIRE', KEYS[5], ARGV[2])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
+redis.pcall('PUBLISH', 'hub:changes', KEYS[4] .. ' deleted ' .. ARGV[1])
 return known

@@ -66,7 +66,8 @@ EXPECTED: dict[type[Exception], tuple[int, str, str]] = {
 
 def below(kind: type[Exception]) -> set[type[Exception]]:
     """The class's descendants in the product, however deep."""
-    children = {child for child in kind.__subclasses__() if child.__module__.split(".")[0] in ("chat", "providers")}
+    rooms = ("chat", "mcpbridge", "providers")
+    children = {child for child in kind.__subclasses__() if child.__module__.split(".")[0] in rooms}
     return children.union(*(below(child) for child in children))
 
 

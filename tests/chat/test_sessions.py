@@ -733,7 +733,7 @@ async def test_long_conversation_is_written_in_one_step(sessions: Sessions) -> N
 
 async def test_list_forgets_what_has_expired(sessions: Sessions, hot: HotState) -> None:
     await hot.redis.flushall()
-    ids = [f"s{number}" for number in range(12)]
+    ids = [f"s{number:02}" for number in range(12)]  # those of one millisecond are listed by their names
     for session_id in ids:
         await with_one_turn(sessions, session_id)
     for session_id in ids[::2]:

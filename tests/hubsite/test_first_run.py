@@ -221,7 +221,7 @@ def test_password_is_shown_on_a_terminal_even_if_the_port_is_taken(tmp_path: Pat
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the product without its data, to put a `.env` into."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("chat", "hubsite", "providers"):
+    for name in ("chat", "hubsite", "mcpbridge", "providers"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "manage.py", folder)
     return folder

@@ -28,7 +28,7 @@ class Command(BaseCommand):
             lock.take()
         except (DataFolderTaken, OSError) as error:
             raise CommandError(str(error)) from error
-        with one_at_a_time():
+        with one_at_a_time(settings.HUB_DATA_DIR):
             prepare_data_folder(settings.HUB_DATA_DIR)
             local_key = ensure_local_key(settings.HUB_DATA_DIR)
             admin = ensure_admin(settings.HUB_DATA_DIR)
