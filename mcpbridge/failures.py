@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 
 from chat.errors import ChatError
 from chat.wire.openai_errors import as_http
 from providers.errors import ProviderError
+
+PYDANTICS_OWN = re.compile(r" \[type=.*\]$|\n +For further information visit .*$", re.MULTILINE)
 
 
 def as_tool_result(error: Exception) -> CallToolResult:
@@ -27,6 +32,15 @@ def as_protocol_errors() -> Iterator[None]:
         known = as_http(error)
         number = INVALID_PARAMS if known.status < 500 else INTERNAL_ERROR
         raise MCPError(number, told(error), {"code": known.body["error"]["code"]}) from error
+
+
+async def tell_plainly(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware that leaves of a complaint about arguments what a model can use: the field and what is wrong."""
+    result = await call_next(ctx)
+    if ctx.method == "tools/call" and isinstance(result, dict) and result.get("isError"):
+        for content in result["content"]:
+            content["text"] = PYDANTICS_OWN.sub("", content.get("text", ""))
+    return result
 
 
 def told(error: Exception) -> str:

@@ -12,6 +12,7 @@ from mcp.types import Icon
 
 from mcpbridge.changes import Changes
 from mcpbridge.completion import add_completion
+from mcpbridge.failures import tell_plainly
 from mcpbridge.prompts import add_prompts
 from mcpbridge.resources import add_resources
 from mcpbridge.tools import add_tools
@@ -48,7 +49,7 @@ def build_server(changes: Changes, whose: Whose | None = None) -> MCPServer[Any]
         log_level="WARNING",
         cache_hints={"tools/list": FIXED, "prompts/list": FIXED, "resources/templates/list": FIXED},
         subscriptions=changes,
-        middleware=[Identify(whose)],
+        middleware=[Identify(whose), tell_plainly],
     )
     add_tools(server)
     add_resources(server)
