@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from typing import Literal
 
 from chat.ask import Admitted, Answering, Note
+from chat.conversation import now_ms
 from chat.errors import ChatError
 from providers.errors import ProviderError
 from providers.events import Event, FinishReason, ReasoningDelta, TextDelta, TurnFinished, TurnStarted, Usage
@@ -43,6 +44,7 @@ class LiveTurn:
         self.error: Exception | None = None
         self.status: Status = "running"
         self.began_at = time.monotonic()
+        self.ended_ms = 0  # Unix time, once it is over
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -125,7 +127,7 @@ class LiveTurn:
         self._become("failed")
 
     def _become(self, status: Status) -> None:
-        self.status = status
+        self.status, self.ended_ms = status, now_ms()
         self._tell()
 
     def _tell(self) -> None:

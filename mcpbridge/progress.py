@@ -55,13 +55,14 @@ async def follow(turn: LiveTurn, progress: Progress, *, until_s: float) -> None:
 
 
 async def _wait(turn: LiveTurn, until_s: float) -> None:
-    while not turn.is_over and (left_s := _left_s(turn, until_s)) > 0:
-        await turn.end(within_s=left_s)
+    while not turn.is_over and not turn.session_id:
+        await turn.change(within_s=HEARTBEAT_S)
+    await turn.end(within_s=_left_s(turn, until_s))
 
 
 def _left_s(turn: LiveTurn, until_s: float) -> float:
-    left_s = until_s - turn.age_s
-    return max(left_s, HEARTBEAT_S) if not turn.session_id else left_s
+    """How long to stay; as long as it takes with one that can't be fetched, or not yet."""
+    return max(0.0, until_s - turn.age_s) if turn.session_id else HEARTBEAT_S
 
 
 class _Narrator:
@@ -87,4 +88,5 @@ class _Narrator:
         await self._turn.end(within_s=BATCH_S)
         new = self._turn.pieces[self._told :]
         self._told += len(new)
-        await self._progress.say("".join(new))
+        if text := "".join(new):
+            await self._progress.say(text)

@@ -71,7 +71,7 @@ async def _described(session_id: str, live: LiveTurn | None, *, is_running: bool
         if live is None and not is_running:
             raise
         stored = None
-    error = live.error if live is not None and live.status == "failed" else None
+    error = _last_failure(live, stored)
     status: TurnStatus = "running" if is_running else "failed" if error is not None else "complete"
     result = _stored(session_id, status, stored)
     if error is not None:
@@ -80,6 +80,12 @@ async def _described(session_id: str, live: LiveTurn | None, *, is_running: bool
         result.answer, is_cut = cut(live.text)
         result.is_cut = result.is_cut or is_cut
     return result
+
+
+def _last_failure(live: LiveTurn | None, stored: Conversation | None) -> Exception | None:
+    """Why the last turn failed, unless the conversation has gone on since."""
+    has_gone_on = live is not None and stored is not None and stored.head.updated_ms > live.ended_ms
+    return None if live is None or has_gone_on else live.error
 
 
 def _stored(session_id: str, status: TurnStatus, conversation: Conversation | None) -> SessionResult:

@@ -13,6 +13,7 @@ MCP_ENV = {
     "HUB_PROVIDERS": "echo",
     "HUB_SHUTDOWN_GRACE_S": "1",
     "HUB_AUTH_FAILURES_PER_MINUTE": "0",
+    "HUB_SILENCE_TIMEOUT_S": "2",
     "HUB_ALLOWED_ORIGINS": "https://tools.example",
 }
 
