@@ -5,7 +5,12 @@ daphne knows no lifespan, so the hub command starts the engine itself; under uvi
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -69,8 +74,26 @@ async def _live(receive: Receive, send: Send) -> None:
         lock.release()
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
+    _hear_signals()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await life.stop(grace_s=settings.HUB_SHUTDOWN_GRACE_S)
     lock.release()
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def _hear_signals() -> None:
+    """Hang up on MCP's listeners when the server is told to end: it waits for every stream before it tells us."""
+    loop = asyncio.get_running_loop()
+
+    def chained(theirs: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(mcp_runtime.hang_up)
+            theirs(number, frame)
+
+        return on_signal
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        theirs = signal.getsignal(number)
+        if callable(theirs) and threading.current_thread() is threading.main_thread():
+            signal.signal(number, chained(theirs))

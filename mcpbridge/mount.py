@@ -35,6 +35,7 @@ SSE_PATHS = ("/sse", "/sse/")
 MESSAGES = "/messages/"
 
 STOP_WAIT_S = 5.0
+DELIVER_WAIT_S = 2.0
 
 # Hosts and origins are checked by the door that admits, which knows wildcards and the settings.
 NO_GUARD = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -65,7 +66,9 @@ class McpDoor:
         self._sse = SseServerTransport(MESSAGES, NO_GUARD, limits.max_body_bytes)
         self._ready, self._stopping = asyncio.Event(), asyncio.Event()
         self._tasks = Tasks()
-        self._requests: set[asyncio.Task[Any]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._listeners: set[asyncio.Task[Any]] = set()
+        self._hung_up: set[asyncio.Task[Any]] = set()
 
     @staticmethod
     def serves(path: str) -> bool:
@@ -85,26 +88,44 @@ class McpDoor:
             self._ready.set()
             await self._stopping.wait()
 
+    def hang_up(self) -> None:
+        """End what would never end by itself, the streams of clients that only listen. Calls go on."""
+        self._cancel(self._listeners)
+
+    def _cancel(self, tasks: set[asyncio.Task[Any]]) -> None:
+        for task in tasks - self._hung_up:
+            self._hung_up.add(task)
+            task.cancel()
+
     async def stop(self) -> None:
-        """End every session, stream and call."""
+        """End every session and stream; calls whose turns are over may still deliver their answers."""
+        self.hang_up()
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=DELIVER_WAIT_S)
         self._stopping.set()
-        for request in self._requests:
-            request.cancel()
+        self._cancel(self._calls)
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_WAIT_S):
                 await self._tasks.drain()
-                if self._requests:
-                    await asyncio.wait(self._requests)
+                if left := self._listeners | self._calls:
+                    await asyncio.wait(left)
         await self._tasks.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._requests.add(task)
+        answer = _Answer(send)
+        held = self._listeners if _only_listens(scope) else self._calls
+        held.add(task)
         try:
-            await self._serve(scope, receive, send)
+            await self._serve(scope, receive, answer.send)
+        except asyncio.CancelledError:
+            if task not in self._hung_up or task.uncancel():
+                raise  # the server's doing
+            await answer.end()
         finally:
-            self._requests.discard(task)
+            held.discard(task)
+            self._hung_up.discard(task)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope = dict(scope)
@@ -127,6 +148,26 @@ class McpDoor:
             return
         async with self._sse.connect_sse(scope, receive, send) as (read, write):
             await serve_both_eras(self._low, read, write)
+
+
+class _Answer:
+    """Knows how far an answer has come, so that one which is cut off can be ended as HTTP wants it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._is_open = False
+
+    async def send(self, message: Any) -> None:
+        self._is_open = message["type"] == "http.response.start" or message.get("more_body", False)
+        await self._send(message)
+
+    async def end(self) -> None:
+        if self._is_open:
+            await self._send({"type": "http.response.body", "body": b""})
+
+
+def _only_listens(scope: Scope) -> bool:
+    return scope["method"] == "GET" or (b"mcp-method", b"subscriptions/listen") in scope["headers"]
 
 
 async def refuse_method(send: Send, allowed: str) -> None:

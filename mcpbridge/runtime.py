@@ -34,6 +34,12 @@ async def start() -> McpDoor:
     return opened
 
 
+def hang_up() -> None:
+    """End the streams that would hold up the server's end."""
+    if _running:
+        _running[0][0].hang_up()
+
+
 async def stop() -> None:
     """End every MCP session and stream."""
     if _running:

@@ -36,6 +36,7 @@ def keys(served: HubProcess) -> dict[str, str]:
         bob={"owner": "bob"},
         talker={"owner": "alice", "scopes": ["mcp", "chat"]},
         reader={"owner": "alice", "scopes": ["mcp", "sessions"]},
+        admin={"owner": "admin", "scopes": ["admin"]},
         few={"owner": "few", "requests_per_minute": 3},
         narrow={"owner": "narrow", "allowed_providers": ["claude"]},
     )
