@@ -11,6 +11,7 @@ from typing import Any
 from bench.admin import measure_admin
 from bench.command import Command, Part, Setup, Sizes
 from bench.gateway import GATEWAY
+from bench.mcp import MCP
 from bench.report import Section
 from bench.route import ROUTE
 from bench.turns import TURNS
@@ -29,7 +30,7 @@ ADMIN = Command(
     full=Sizes(runs=5),
     quick=Sizes(runs=2),
 )
-COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ROUTE, ADMIN, WATCH)
+COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ROUTE, MCP, ADMIN, WATCH)
 
 MOST_RUNS = 1_000
 

@@ -61,6 +61,11 @@ class HubProcess:
         return (self.data_dir / "local.key").read_text().strip()
 
     @property
+    def environ(self) -> dict[str, str]:
+        """What the hub sees, and what a program on its data folder has to."""
+        return dict(self._env)
+
+    @property
     def redis_url(self) -> str:
         return self._env.get("REDIS_URL") or f"unix://{quote(str(socket_path(self.data_dir / 'redis')))}"
 
