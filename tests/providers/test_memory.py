@@ -13,7 +13,7 @@ import pytest
 
 from providers import memory
 from providers.errors import WorkerCrashed
-from providers.memory import NOTHING, ProcessTable
+from providers.memory import NOTHING, ProcessTable, TreeUsage
 from providers.pool import WorkerPool
 from providers.pool_limits import PoolLimits
 from providers.process import ProcessLimits
@@ -137,6 +137,10 @@ async def growing(
         await pool.close(grace_s=0)
 
 
+def has_grown(usage: TreeUsage, rss_bytes: int) -> bool:
+    return usage.processes == 3 and usage.rss_bytes > rss_bytes
+
+
 @pytest.mark.usefixtures("nothing_left", "short_ladder")
 @pytest.mark.parametrize(("size_mb", "most_processes"), [(64, 0), (1, 2)])
 async def test_a_worker_whose_children_hold_too_much_is_replaced_between_turns(
@@ -148,7 +152,7 @@ async def test_a_worker_whose_children_hold_too_much_is_replaced_between_turns(
         async with pool.lease(caller="alice", binding="alice") as lease:
             worker = lease.worker
             child = int(await answer_of(worker, "grow"))
-            await until(lambda: pool.roster.usage(worker).processes == 3)
+            await until(lambda: has_grown(pool.roster.usage(worker), 2 * size_mb * MB))
             assert worker.is_alive
         await until(lambda: is_gone(worker.pid) and is_gone(child))
         assert pool.counts["replaced"] == 1
