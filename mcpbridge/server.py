@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
-from urllib.parse import quote
 
 from django.conf import settings
 from mcp.server.caching import CacheHint
@@ -32,7 +32,6 @@ ICON = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'><path d='M1 2 4 4 7 2M1 6 4 4 7 6' fill='none' "
     "stroke='#2563eb'/><circle cx='4' cy='4' r='1.5' fill='#2563eb'/></svg>"
 )
-ICON_SAFE = "/:=' "
 # What is the same for everybody, and changes with the hub's version alone.
 FIXED = CacheHint(ttl_ms=300_000, scope="public")
 
@@ -45,7 +44,13 @@ def build_server(changes: Changes, whose: Whose | None = None) -> MCPServer[Any]
         description=DESCRIPTION,
         instructions=INSTRUCTIONS,
         version=settings.VERSION,
-        icons=[Icon(src=f"data:image/svg+xml,{quote(ICON, safe=ICON_SAFE)}", mime_type="image/svg+xml", sizes=["any"])],
+        icons=[
+            Icon(
+                src=f"data:image/svg+xml;base64,{b64encode(ICON.encode()).decode()}",
+                mime_type="image/svg+xml",
+                sizes=["any"],
+            )
+        ],
         log_level="WARNING",
         cache_hints={"tools/list": FIXED, "prompts/list": FIXED, "resources/templates/list": FIXED},
         subscriptions=changes,
