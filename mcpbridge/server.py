@@ -62,3 +62,9 @@ def build_server(changes: Changes, whose: Whose | None = None) -> MCPServer[Any]
     add_completion(server)
     changes.serve_older(server)
     return server
+
+
+def _icon() -> Icon:
+    # In base64: what an SVG is written with is not allowed in a URI.
+    encoded = b64encode(ICON.encode()).decode()
+    return Icon(src=f"data:image/svg+xml;base64,{encoded}", mime_type="image/svg+xml", sizes=["any"])
