@@ -10,7 +10,15 @@ import psutil
 import pytest
 
 from providers.adapters.base import WorkerFolder
-from providers.workspace import make_folder, remember_process, remove_folder, sweep_leftovers
+from providers.workspace import (
+    guest_folder,
+    leave_folder,
+    make_folder,
+    remember_process,
+    remove_folder,
+    sweep_guests,
+    sweep_leftovers,
+)
 from tests.providers.fakes import BOUND_S
 
 
@@ -115,3 +123,27 @@ def test_a_process_that_has_ended_already_is_not_noted(tmp_path: Path, sleeper: 
     folder = WorkerFolder(tmp_path)
     remember_process(folder, sleeper.pid)
     assert not (tmp_path / "pid").exists()
+
+
+def test_what_a_killed_guest_left_is_swept_and_a_living_ones_is_not(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """`run_mcp` brings an engine of its own where no hub runs; several may, beside a hub that comes later."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mine, dead, alive = guest_folder(tmp_path), tmp_path / f"guest-{ended.pid}", tmp_path / f"guest-{os.getppid()}"
+    assert mine == tmp_path / f"guest-{os.getpid()}"
+    folders = [make_folder(root) for root in (mine, dead, alive)]
+    remember_process(folders[1], sleeper.pid)
+    assert sweep_guests(tmp_path) == 1
+    assert sleeper.wait(BOUND_S) < 0
+    assert [it.root.exists() for it in folders] == [True, False, True]
+    assert not dead.exists()
+
+
+def test_guest_leaves_nothing_and_the_hubs_own_folder_stays(tmp_path: Path, root: Path) -> None:
+    mine = guest_folder(tmp_path)
+    for folder in (mine, root):
+        make_folder(folder)
+        leave_folder(folder)
+    assert (mine.exists(), root.exists()) == (False, True)
