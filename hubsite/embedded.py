@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def serve(key: str) -> int:
     """Serve until the client leaves or a signal comes; without a key, as this machine. Returns an exit code."""
-    wire = _take_pipes()
+    parent, wire = os.getppid(), _take_pipes()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hubsite.settings")
     import django
 
@@ -34,7 +34,7 @@ def serve(key: str) -> int:
     if trouble:
         sys.stderr.write(f"run_mcp can't start: {trouble}\n")
         return 1
-    return asyncio.run(_serve(key or _local_key(), wire))
+    return asyncio.run(_serve(key or _local_key(), wire, parent))
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -78,7 +78,7 @@ def _local_key() -> str:
     return str((settings.HUB_DATA_DIR / "local.key").read_text().strip())
 
 
-async def _serve(key: str, wire: tuple[BinaryIO, BinaryIO]) -> int:
+async def _serve(key: str, wire: tuple[BinaryIO, BinaryIO], parent: int) -> int:
     from chat.auth import gate
     from chat.errors import ChatError
     from hubsite.life import Life
@@ -88,7 +88,7 @@ async def _serve(key: str, wire: tuple[BinaryIO, BinaryIO]) -> int:
         await life.start()
         caller = await gate().admit(key, address=ADDRESS)
         caller.require("mcp")
-        await _talk(key, wire)
+        await _talk(key, wire, parent)
         code = 0
     except ChatError as error:
         sys.stderr.write(f"run_mcp can't start: {error.message}\n")
@@ -102,7 +102,7 @@ async def _serve(key: str, wire: tuple[BinaryIO, BinaryIO]) -> int:
     os._exit(code)
 
 
-async def _talk(key: str, wire: tuple[BinaryIO, BinaryIO]) -> None:
+async def _talk(key: str, wire: tuple[BinaryIO, BinaryIO], parent: int) -> None:
     """Until the input ends, a signal comes or the parent is gone."""
     from chat.auth import gate
     from mcpbridge.changes import Changes
@@ -115,7 +115,7 @@ async def _talk(key: str, wire: tuple[BinaryIO, BinaryIO]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     served = loop.create_task(_exchange(server, wire), name="MCP on stdio")
-    others = {loop.create_task(stop.wait()), loop.create_task(_parents_end())}
+    others = {loop.create_task(stop.wait()), loop.create_task(_end_of(parent))}
     await asyncio.wait({served, *others}, return_when=asyncio.FIRST_COMPLETED)
     await changes.stop()
     if not served.done():
@@ -135,9 +135,8 @@ async def _exchange(server: Any, wire: tuple[BinaryIO, BinaryIO]) -> None:
         await serve_both_eras(server._lowlevel_server, read, write)
 
 
-async def _parents_end() -> None:
+async def _end_of(parent: int) -> None:
     """A client that was killed closes no pipe that somebody else holds, too."""
-    parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110 (nobody announces it)
         await asyncio.sleep(PARENT_LOOK_S)
 
