@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -23,7 +24,13 @@ def require_cli(name: str) -> Path:
     program = find_program(info, override="", clis_folder=CLIS_FOLDER, path="")
     if program is not None:
         return program
-    message = f"{name} is not installed for the tests; get it by: HUB_DATA_DIR= uv run manage.py install_cli {name}"
-    if name in os.environ.get("HUB_TEST_REQUIRE", "").split(","):
+    lacking(
+        name, f"{name} is not installed for the tests; get it by: HUB_DATA_DIR= uv run manage.py install_cli {name}"
+    )
+
+
+def lacking(requirement: str, message: str) -> NoReturn:
+    """Skip a test for what is not there, or fail it where HUB_TEST_REQUIRE names that."""
+    if requirement in os.environ.get("HUB_TEST_REQUIRE", "").split(","):
         pytest.fail(message)
     pytest.skip(message)
