@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS
@@ -14,11 +15,31 @@ from chat.errors import BadRequest
 from mcpbridge.failures import as_protocol_errors
 from mcpbridge.who import current_caller
 
+# Each prompt's arguments that have to be there.
+REQUIRED: dict[str, tuple[str, ...]] = {"summarize": (), "translate": ("text", "language"), "code_review": ("code",)}
+
 
 def add_prompts(server: MCPServer[Any]) -> None:
     server.prompt(name="summarize", title="Summarize a text or a conversation")(summarize)
     server.prompt(name="translate", title="Translate a text")(translate)
     server.prompt(name="code_review", title="Review code")(code_review)
+
+
+async def check_prompt(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware: what is wrong with a request for a prompt is the client's to know. The SDK calls it internal."""
+    match ctx.method, ctx.params:
+        case "prompts/get", {"name": str(name)} if name not in REQUIRED:
+            raise MCPError(INVALID_PARAMS, f"there is no prompt {name[:80]!r}; known: {', '.join(REQUIRED)}")
+        case "prompts/get", {"name": str(name), "arguments": dict(arguments)}:
+            _require_all(name, arguments)
+        case "prompts/get", {"name": str(name)}:
+            _require_all(name, {})
+    return await call_next(ctx)
+
+
+def _require_all(name: str, arguments: dict[str, Any]) -> None:
+    if missing := [it for it in REQUIRED[name] if it not in arguments]:
+        raise MCPError(INVALID_PARAMS, f"{name} wants {' and '.join(missing)}")
 
 
 async def summarize(

@@ -29,6 +29,7 @@ class ChatResult(BaseModel):
     model: str = Field(description="The model that really answered.")
     finish_reason: str = Field(description="stop, length or content_filter; empty while it runs.")
     is_cut: bool = Field(description="The answer is longer than what is shown; the session resource holds all of it.")
+    note: str = Field(description="What to do next, empty if the answer is all there is.")
 
 
 class ProviderInfo(BaseModel):

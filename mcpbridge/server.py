@@ -13,7 +13,7 @@ from mcp.types import Icon
 from mcpbridge.changes import Changes
 from mcpbridge.completion import add_completion
 from mcpbridge.failures import tell_plainly
-from mcpbridge.prompts import add_prompts
+from mcpbridge.prompts import add_prompts, check_prompt
 from mcpbridge.resources import add_resources
 from mcpbridge.tools import add_tools
 from mcpbridge.who import Identify, Whose
@@ -54,7 +54,7 @@ def build_server(changes: Changes, whose: Whose | None = None) -> MCPServer[Any]
         log_level="WARNING",
         cache_hints={"tools/list": FIXED, "prompts/list": FIXED, "resources/templates/list": FIXED},
         subscriptions=changes,
-        middleware=[Identify(whose), tell_plainly],
+        middleware=[Identify(whose), tell_plainly, check_prompt],
     )
     add_tools(server)
     add_resources(server)

@@ -105,6 +105,7 @@ def _answered(live: LiveTurn) -> CallToolResult:
         running_chat().live.forget(live)
         return as_tool_result(live.error)
     answer, is_cut = cut(live.text)
+    note = _note(live, is_cut=is_cut)
     result = ChatResult(
         session_id=live.session_id,
         status=live.status,
@@ -113,20 +114,23 @@ def _answered(live: LiveTurn) -> CallToolResult:
         model=live.model,
         finish_reason=live.reason or "",
         is_cut=is_cut,
+        note=note,
     )
-    hint = _hint(live, is_cut=is_cut)
+    # Some clients show their model the words alone, others the structured content alone: each has to be enough.
+    known = f"session_id: {live.session_id}" if live.session_id else ""
+    hint = "\n".join(it for it in (known, note) if it)
     return as_result(answer, result, session_id=live.session_id, hint=hint)
 
 
-def _hint(live: LiveTurn, *, is_cut: bool) -> str:
-    """What the model has to know beside the answer: clients need not show it the structured content."""
-    known = f"session_id: {live.session_id}" if live.session_id else "This answer belongs to no session."
+def _note(live: LiveTurn, *, is_cut: bool) -> str:
     if not live.is_over:
         return (
-            f"{known}\nStill running after {live.age_s:.0f} s; this is what has come so far. "
+            f"Still running after {live.age_s:.0f} s; this is what has come so far. "
             f"Call get_session with this session_id and wait_seconds {MOST_WAIT_S} for the rest."
         )
-    return f"{known}\nThe answer is longer than shown; the session's resource holds all of it." if is_cut else known
+    if not live.session_id:
+        return "This answer belongs to no session: it can't be continued."
+    return "The answer is longer than shown; the session's resource holds all of it." if is_cut else ""
 
 
 # --- list_providers -------------------------------------------------------------------------------------------------

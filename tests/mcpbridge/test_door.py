@@ -208,9 +208,18 @@ async def test_prompts_are_filled_in(served: HubProcess, way: tuple[str, str]) -
             message = (await client.get_prompt(name, arguments)).messages[0]
             assert isinstance(message.content, TextContent)
             assert expected in message.content.text
-        for name, arguments in (("summarize", {}), ("summarize", {"session_id": "gone"}), ("translate", {"text": "x"})):
-            with pytest.raises(MCPError):
+        wrong: list[tuple[str, dict[str, str]]] = [
+            ("summarize", {}),
+            ("summarize", {"text": "x", "session_id": "y"}),
+            ("summarize", {"session_id": "gone"}),
+            ("translate", {"text": "x"}),
+            ("translate", {"text": "x", "language": " "}),
+            ("nothing", {}),
+        ]
+        for name, arguments in wrong:
+            with pytest.raises(MCPError) as failure:
                 await client.get_prompt(name, arguments)
+            assert failure.value.error.code == -32602
 
 
 async def test_arguments_are_completed(served: HubProcess) -> None:

@@ -47,7 +47,9 @@ async def test_answer_past_the_soft_deadline_goes_on_and_is_fetched(served: HubP
         assert first["status"] == "running" and first["finish_reason"] == ""
         assert first["answer"] and SLOW.startswith(first["answer"]) and first["answer"] != SLOW
         hint = result.content[1]
+        # Claude Code shows its model nothing but the structured content, others nothing but the words.
         assert hint.type == "text" and "get_session" in hint.text and first["session_id"] in hint.text
+        assert first["note"] in hint.text and "get_session" in first["note"]
         asked = {"session_id": first["session_id"]}
         still = fields_of(await client.call_tool("get_session", asked))
         assert (still["status"], still["messages"]) == ("running", [])
