@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from django.conf import settings
@@ -9,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from hubsite.first_run import ensure_admin, ensure_local_key, one_at_a_time, prepare_data_folder
 from hubsite.greeting import greeting
 from hubsite.lock import DataFolderLock, DataFolderTaken
+from mcpbridge.discovery import Hub, remove_discovery, write_discovery
 from providers import runtime
 
 # The address to call a hub that listens on all of them.
@@ -41,12 +43,17 @@ class Command(BaseCommand):
 
         def on_ready(bound_port: int) -> None:
             url = f"http://{shown}:{bound_port}"
+            write_discovery(
+                settings.HUB_DATA_DIR, Hub(url, local_key.read_text().strip(), os.getpid(), settings.VERSION)
+            )
             self.stdout.write(greeting(runtime.engine(), url=url, local_key=local_key))
             self.stdout.flush()
 
         from hubsite.serve import serve  # late: it installs an event loop, which no other command needs
 
-        if failure := serve(host=host, port=port, on_ready=on_ready):
+        failure = serve(host=host, port=port, on_ready=on_ready)
+        remove_discovery(settings.HUB_DATA_DIR)
+        if failure:
             raise CommandError(f"the hub can't serve on {bind}: {failure}")
 
 
