@@ -275,7 +275,9 @@ async function leave() {
 async function serve() {
   let before = Promise.resolve();
   // Requests are not waited for, but what comes between them keeps its order.
-  for await (const line of linesOf(process.stdin)) before = before.then(() => take(line)).catch((error) => log(error.message));
+  for await (const line of linesOf(process.stdin)) {
+    before = before.then(() => take(line)).catch((error) => log(error.message));
+  }
 }
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, leave);

@@ -148,7 +148,9 @@ def test_a_url_may_be_written_in_any_way(client: str, url: str) -> None:
     assert told.get("url", told.get("httpUrl")) == "https://hub.example/mcp"
 
 
-@pytest.mark.parametrize("url", ["hub.example", "ftp://hub.example", "http://", "http://a:b@hub", "http://h:x", ""])
+@pytest.mark.parametrize(
+    "url", ["hub.example", "ftp://hub.example", "http://", "http://a:b@hub", "http://h:x", "http://a b", ""]
+)
 def test_what_is_no_address_of_a_hub_is_refused(url: str) -> None:
     with pytest.raises(CommandError, match="--url"):
         run("cursor", "--http", "--url", url)

@@ -85,7 +85,7 @@ def hub_url(text: str) -> str:
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         is_good = False
-    if not is_good or parts.username is not None or parts.query or parts.fragment:
+    if not is_good or not url.isascii() or any(mark in url for mark in " @?#"):
         raise argparse.ArgumentTypeError("that is no address of a hub, such as http://127.0.0.1:8000")
     return url
 
