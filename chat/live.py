@@ -143,10 +143,6 @@ class LiveTurns:
         self._tasks = Tasks()
         self._turns: list[LiveTurn] = []
 
-    def __len__(self) -> int:
-        """How many run."""
-        return len(self._tasks)
-
     def start(self, owner: str, session_id: str, events: Events) -> LiveTurn:
         """Run a turn's events to their end, whatever becomes of the caller."""
         turn = LiveTurn(owner, session_id)

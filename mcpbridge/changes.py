@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # A client that does not read its stream is not waited for.
 SEND_WAIT_S = 5.0
-MOST_URIS = 1_000
+MOST_URIS, MOST_URI_CHARS = 1_000, 2_048
 FIRST_MODERN = "2026"
 
 Deliver = Callable[[ServerEvent], None]
@@ -104,8 +104,9 @@ class Changes:
 
     async def _on_subscribe(self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
         old = self._old.get(id(ctx.session._connection))
-        if old is not None and len(old.uris) < MOST_URIS:
-            old.uris.add(str(params.uri))
+        uri = str(params.uri)
+        if old is not None and len(old.uris) < MOST_URIS and len(uri) <= MOST_URI_CHARS:
+            old.uris.add(uri)
         return EmptyResult()
 
     async def _on_unsubscribe(

@@ -74,11 +74,6 @@ class McpDoor:
     def serves(path: str) -> bool:
         return path in MCP_PATHS or path in SSE_PATHS or path.startswith(MESSAGES)
 
-    @property
-    def session_count(self) -> int:
-        """Open sessions of Streamable HTTP in the older eras; the protocol of 2026 has none."""
-        return self._sessions.count
-
     async def start(self) -> None:
         self._tasks.start(self._own_sessions(), name="MCP sessions")
         await self._ready.wait()

@@ -11,7 +11,8 @@ const PARSE_ERROR = -32700, INVALID_REQUEST = -32600, HUB_ERROR = -32000;
 const VERSION_KEY = 'io.modelcontextprotocol/protocolVersion';
 const NAMED_BY = { 'tools/call': 'name', 'prompts/get': 'name', 'resources/read': 'uri' };
 const OWN_ID = 'llm-mcp-hub-bundle'; // of requests that the client did not make
-const CONNECT_MS = 5000, AGREE_MS = 10000, LEAVE_MS = 500, PAUSE_MS = 1000, LONGEST_PAUSE_MS = 30000;
+const CONNECT_MS = 5000, AGREE_MS = 10000, CANCEL_MS = 2000, LEAVE_MS = 500;
+const PAUSE_MS = 1000, LONGEST_PAUSE_MS = 30000;
 
 // A field that was left empty comes as nothing, or as its own placeholder.
 const given = (name) => (process.env[name] || '').trim().replace(/^\$\{.*\}$/, '');
@@ -31,6 +32,15 @@ const say = (text) => { if (!isLeaving) process.stdout.write(text.replace(/[\r\n
 const log = (text) => process.stderr.write(`llm-mcp-hub: ${text}\n`);
 const fail = (id, code, message, data) => say(JSON.stringify({ jsonrpc: '2.0', id, error: { code, message, data } }));
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+const versionOf = (message) => message.params?._meta?.[VERSION_KEY];
+
+function read(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
 
 // Not node:readline, for which more characters end a line than JSON-RPC's one.
 async function* linesOf(stream) {
@@ -46,25 +56,24 @@ async function* linesOf(stream) {
   }
 }
 
+function isMessage(it) {
+  if (!it || typeof it !== 'object' || Array.isArray(it)) return false;
+  return typeof it.method === 'string' ? it.id !== null : it.result !== undefined || it.error !== undefined;
+}
+
 function take(line) {
   const text = line.trim();
   if (!text) return undefined;
-  let message;
-  try {
-    message = JSON.parse(text);
-  } catch {
-    return fail(null, PARSE_ERROR, 'Parse error: a message is one line of JSON');
+  const message = read(text);
+  if (message === undefined) return fail(null, PARSE_ERROR, 'Parse error: a message is one line of JSON');
+  if (!isMessage(message)) {
+    return fail(message?.id ?? null, INVALID_REQUEST, 'Invalid request: a message is one JSON object with a method');
   }
-  const isRequest = message?.method !== undefined && message.id !== undefined;
-  if (typeof message !== 'object' || !message || Array.isArray(message) || (isRequest && message.id === null)) {
-    return fail(null, INVALID_REQUEST, 'Invalid request: a message is one JSON object (batches are not supported)');
-  }
-  if (isRequest) {
+  if (message.method !== undefined && message.id !== undefined) {
     const answered = answer(message, text);
     return message.method === 'initialize' ? answered : undefined; // what follows needs the session
   }
-  if (message.method === 'notifications/cancelled' && cancelled(message)) return undefined;
-  return tell(message, text);
+  return message.method === 'notifications/cancelled' ? cancel(message, text) : tell(message, text);
 }
 
 // --- HTTP ------------------------------------------------------------------------------------------------------------
@@ -72,7 +81,8 @@ function take(line) {
 function ask(method, headers, body, { call, withinMs } = {}) {
   return new Promise((resolve, reject) => {
     const endpoint = new URL(`${hub}/mcp`);
-    const all = { Accept: 'application/json, text/event-stream', Authorization: `Bearer ${key}`, ...headers };
+    const all = { Accept: 'application/json, text/event-stream', ...headers };
+    if (key) Object.assign(all, { Authorization: `Bearer ${key}` });
     if (body !== undefined) Object.assign(all, { 'Content-Type': 'application/json' });
     // Each on a connection of its own: one that was kept may be dead by now.
     const options = { method, agent: false, headers: all };
@@ -110,15 +120,20 @@ async function* eventsOf(response) {
 async function* messagesOf(response, id) {
   const ok = response.statusCode < 300;
   if (ok && /^text\/event-stream/i.test(response.headers['content-type'] || '')) {
-    for await (const text of eventsOf(response)) yield [text, JSON.parse(text)];
+    for await (const text of eventsOf(response)) {
+      const parsed = read(text);
+      if (parsed) yield [text, parsed];
+      else log(`passed over ${text.length} characters from the hub that are no message`);
+    }
     return;
   }
-  let text = '', parsed = null;
+  let text = '';
   response.setEncoding('utf8');
   for await (const chunk of response) text += chunk;
-  try { parsed = JSON.parse(text); } catch { /* told below */ }
-  if (parsed?.jsonrpc === '2.0' && parsed.id === id) {
-    yield [text, parsed];
+  const parsed = read(text);
+  if (parsed?.jsonrpc === '2.0' && (parsed.result || parsed.error)) {
+    const own = { ...parsed, id }; // null in errors about what the hub could not read
+    yield [parsed.id === id ? text : JSON.stringify(own), own];
   } else {
     const why = parsed?.error?.message || `it answered with status ${response.statusCode} and no message`;
     throw Object.assign(new Error(`The hub at ${hub} refuses this: ${why}`), { status: response.statusCode });
@@ -126,7 +141,7 @@ async function* messagesOf(response, id) {
 }
 
 function headersFor(message) {
-  const version = message.params?._meta?.[VERSION_KEY];
+  const version = versionOf(message);
   if (version === undefined) return message.method === 'initialize' ? {} : sessionHeaders();
   const named = message.params[NAMED_BY[message.method]];
   return {
@@ -151,7 +166,8 @@ function encode(value) {
 
 async function answer(message, text) {
   const name = JSON.stringify(message.id);
-  const call = { isModern: message.params?._meta?.[VERSION_KEY] !== undefined, isOver: false };
+  const call = { isModern: versionOf(message) !== undefined, isOver: false };
+  call.begun = new Promise((begin) => { call.begin = begin; });
   calls.set(name, call);
   try {
     await deliver(message, text, call);
@@ -159,6 +175,7 @@ async function answer(message, text) {
   } catch (error) {
     if (!call.isOver) fail(message.id, HUB_ERROR, brokenOff(error), error.status && { status: error.status });
   } finally {
+    call.begin();
     if (calls.get(name) === call) calls.delete(name);
   }
 }
@@ -167,26 +184,32 @@ const brokenOff = (error) => (['ECONNRESET', 'ERR_STREAM_PREMATURE_CLOSE'].inclu
   ? `The hub at ${hub} ended in the middle of an answer.` : error.message);
 
 async function deliver(message, text, call) {
-  const used = session;
-  const withinMs = message.method === 'initialize' ? AGREE_MS : 0;
-  let response = await ask('POST', headersFor(message), text, { call, withinMs });
-  if (response.statusCode === 404 && !call.isModern && used?.id && message.method !== 'initialize') {
-    response.resume();
-    await renew(used);
-    response = await ask('POST', headersFor(message), text, { call });
-  }
+  const response = await post(message, text, { call, withinMs: message.method === 'initialize' ? AGREE_MS : 0 });
+  call.begin();
   for await (const [data, parsed] of messagesOf(response, message.id)) {
     const isAnswer = parsed.id === message.id && parsed.method === undefined;
-    if (isAnswer && parsed.result) note(message, text, parsed.result, response);
-    if (isAnswer) call.isOver = true; // before it is said: the next line may be there already
-    say(data);
-    if (isAnswer) return;
+    if (isAnswer && parsed.result) note(message, parsed.result, response);
+    // HTTP has to end a cancelled request by an answer; a client on pipes expects none.
+    if (!(isAnswer && call.isOver)) say(data);
+    if (isAnswer) return void (call.isOver = true);
   }
 }
 
-function note(message, text, result, response) {
+// In the session if it needs one, and once more in another if the hub has lost that.
+async function post(message, text, options) {
+  const used = session;
+  const response = await ask('POST', headersFor(message), text, options);
+  const isLost = response.statusCode === 404 && used?.id && versionOf(message) === undefined;
+  if (!isLost || message.method === 'initialize') return response;
+  response.resume();
+  await renew(used);
+  return ask('POST', headersFor(message), text, options);
+}
+
+function note(message, result, response) {
   const uri = message.params?.uri;
   if (message.method === 'initialize') {
+    if (session?.id) ask('DELETE', sessionHeaders()).then((last) => last.resume(), () => {});
     session = { id: response.headers['mcp-session-id'], version: result.protocolVersion };
     agreement = { opening: message, wishes: new Map() };
   } else if (message.method === 'logging/setLevel') agreement?.wishes.set('level', message);
@@ -194,17 +217,19 @@ function note(message, text, result, response) {
   else if (message.method === 'resources/unsubscribe') agreement?.wishes.delete(`uri ${uri}`);
 }
 
-// Whether a cancellation is dealt with: since 2026 hanging up is what cancels, before that the hub has to be told.
-function cancelled(message) {
+// Since 2026 hanging up is what cancels, before that the hub has to be told, and not before it knows the request.
+async function cancel(message, text) {
   const call = calls.get(JSON.stringify(message.params?.requestId));
+  if (!call && !session) return undefined;
   if (call) call.isOver = true; // nobody waits for an answer any more
-  if (call?.isModern) call.request?.destroy();
-  return call ? call.isModern : !session;
+  if (call?.isModern) return void call.request?.destroy();
+  if (call) await Promise.race([call.begun, sleep(CANCEL_MS)]);
+  return tell(message, text);
 }
 
 async function tell(message, text) {
   try {
-    const response = await ask('POST', headersFor(message), text, { withinMs: AGREE_MS });
+    const response = await post(message, text, { withinMs: AGREE_MS });
     response.resume();
     if (response.statusCode >= 300) log(`the hub took no ${message.method || 'answer'}: status ${response.statusCode}`);
     if (message.method === 'notifications/initialized' && agreement) {

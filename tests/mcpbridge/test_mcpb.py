@@ -264,6 +264,11 @@ async def piped(bridge: list[str], url: str, *, key: str = KEY) -> AsyncIterator
         await process.wait()
 
 
+def tool_call(id: int, name: str, **arguments: Any) -> dict[str, Any]:
+    params = {"name": name, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
+
+
 PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
 
 
@@ -327,6 +332,7 @@ async def test_a_hub_that_dies_is_told_of_and_one_that_is_back_is_used(bridge: l
         async with connected(bridge, hub.url, era) as client:
             with pytest.raises(MCPError, match="ended"):
                 await call(client, "die")
+            await asyncio.to_thread(hub.stop)  # which waits until it is gone
             with pytest.raises(MCPError, match="can't be reached"):
                 await call(client, "add", a=1, b=1)
             await asyncio.to_thread(hub.start)
@@ -356,7 +362,8 @@ async def test_a_refused_key_is_told_of_and_shown_nowhere(bridge: list[str], sma
 
 
 @pytest.mark.parametrize(
-    ("line", "code"), [("{", -32700), ("nonsense", -32700), ("[]", -32600), ("5", -32600), ("null", -32600)]
+    ("line", "code"),
+    [("{", -32700), ("nonsense", -32700), ("[]", -32600), ("5", -32600), ("null", -32600), ("{}", -32600)],
 )
 async def test_what_is_no_message_is_answered_as_such(
     bridge: list[str], small_hub: SmallHub, line: str, code: int
@@ -365,6 +372,27 @@ async def test_what_is_no_message_is_answered_as_such(
         answer = await pipe.ask(line)
         assert (answer["id"], answer["error"]["code"]) == (None, code)
         await pipe.agree()
+
+
+async def test_a_cancelled_call_gets_no_answer(bridge: list[str], small_hub: SmallHub) -> None:
+    """Also where the hub ends it by one, as Streamable HTTP has it in the older eras."""
+    async with piped(bridge, small_hub.url) as pipe:
+        await pipe.agree()
+        await pipe.tell(tool_call(1, "wait"))
+        await pipe.tell({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})
+        answer = await pipe.ask(tool_call(2, "add", a=1, b=1))
+        assert answer["id"] == 2
+        assert await pipe.end() == ("", "")
+
+
+async def test_a_client_may_agree_anew(bridge: list[str], small_hub: SmallHub) -> None:
+    before = small_hub.methods().count("DELETE")
+    async with piped(bridge, f"{small_hub.url}/mcp/") as pipe:
+        await pipe.agree()
+        await pipe.agree()
+        assert (await pipe.ask(tool_call(1, "add", a=1, b=1)))["result"]["structuredContent"] == {"result": 2}
+        await pipe.end()
+    assert small_hub.methods().count("DELETE") == before + 2
 
 
 async def test_a_client_that_does_not_wait_for_answers_is_served_in_order(
