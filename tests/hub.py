@@ -41,6 +41,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_gone(process: psutil.Process) -> bool:
+    """Whether it has ended; an orphan whose new parent takes its time with the last rites has, too."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class HubProcess:
     """`manage.py hub` (or uvicorn with the same application) on a data folder of its own."""
 

@@ -20,7 +20,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from tests.asking import eventually
-from tests.hub import ROOT, clean_env, running_hub
+from tests.hub import ROOT, clean_env, is_gone, running_hub
 from tests.mcpbridge.wire import WAIT_S, chat, fields_of
 
 END_S = 1.0
@@ -141,7 +141,7 @@ def test_it_ends_within_a_second_with_every_child(tmp_path: Path, how: str | sig
         assert program.process.wait(WAIT_S) == 0
         assert time.monotonic() - began_at < END_S
         # Its private Redis ends with its last user.
-        eventually(lambda: not any(it.is_running() and it.status() != psutil.STATUS_ZOMBIE for it in children))
+        eventually(lambda: all(map(is_gone, children)))
     assert not list((tmp_path / "data" / "run").glob("guest-*"))
 
 
@@ -151,7 +151,7 @@ def test_what_a_killed_one_left_is_swept_by_the_next(tmp_path: Path) -> None:
         children = program.begin_a_turn()
         program.process.kill()
         program.process.wait(WAIT_S)
-        eventually(lambda: not any(it.is_running() and it.status() != psutil.STATUS_ZOMBIE for it in children))
+        eventually(lambda: all(map(is_gone, children)))
         assert list((tmp_path / "data" / "run").glob("guest-*"))
     with running(tmp_path) as program:
         program.begin()
@@ -217,7 +217,7 @@ def test_orphan_ends_by_itself(tmp_path: Path) -> None:
         eventually(lambda: (tmp_path / "data" / "local.key").exists())
         client.kill()
         client.wait(WAIT_S)
-        eventually(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: is_gone(orphan))
     finally:
         os.close(reading)
         os.close(writing)
