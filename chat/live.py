@@ -18,7 +18,7 @@ from chat.ask import Admitted, Answering, Note
 from chat.conversation import now_ms
 from chat.errors import ChatError
 from providers.errors import ProviderError
-from providers.events import Event, FinishReason, ReasoningDelta, TextDelta, TurnFinished, TurnStarted, Usage
+from providers.events import Event, FinishReason, ReasoningDelta, TextDelta, TurnFinished, TurnStarted
 from providers.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ class LiveTurn:
         self.model = ""
         self.pieces: list[str] = []
         self.reason: FinishReason | None = None
-        self.usage: Usage | None = None
         self.error: Exception | None = None
         self.status: Status = "running"
         self.began_at = time.monotonic()
@@ -80,11 +79,6 @@ class LiveTurn:
         if self._task is not None:
             self._task.cancel()
 
-    def raise_failure(self) -> None:
-        """Raises what it failed with, a ChatError or ProviderError unless it was not foreseen."""
-        if self.error is not None:
-            raise self.error
-
     def run(self, tasks: Tasks, events: Events) -> asyncio.Task[None]:
         self._task = tasks.start(self._follow(events), name="turn apart from its caller")
         return self._task
@@ -114,8 +108,8 @@ class LiveTurn:
                 self.provider, self.model = provider, model
             case TextDelta(text):
                 self.pieces.append(text)
-            case TurnFinished(reason, usage):
-                self.reason, self.usage = reason, usage
+            case TurnFinished(reason):
+                self.reason = reason
             case ReasoningDelta():
                 pass  # that it lives is all there is to tell
             case _:

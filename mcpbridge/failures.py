@@ -39,7 +39,8 @@ async def tell_plainly(ctx: ServerRequestContext[Any, Any], call_next: CallNext)
     result = await call_next(ctx)
     if ctx.method == "tools/call" and isinstance(result, dict) and result.get("isError"):
         for content in result["content"]:
-            content["text"] = PYDANTICS_OWN.sub("", content.get("text", ""))
+            if "text" in content:
+                content["text"] = PYDANTICS_OWN.sub("", content["text"])
     return result
 
 

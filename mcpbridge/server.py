@@ -44,13 +44,7 @@ def build_server(changes: Changes, whose: Whose | None = None) -> MCPServer[Any]
         description=DESCRIPTION,
         instructions=INSTRUCTIONS,
         version=settings.VERSION,
-        icons=[
-            Icon(
-                src=f"data:image/svg+xml;base64,{b64encode(ICON.encode()).decode()}",
-                mime_type="image/svg+xml",
-                sizes=["any"],
-            )
-        ],
+        icons=[_icon()],
         log_level="WARNING",
         cache_hints={"tools/list": FIXED, "prompts/list": FIXED, "resources/templates/list": FIXED},
         subscriptions=changes,
