@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from providers.checking import checked
 from providers.errors import (
     Busy,
     ContextTooLong,
@@ -173,7 +174,8 @@ class _Try:
     async def events(self, turn: Turn, attempts: list[Attempt], share_s: float | None) -> AsyncGenerator[Event, None]:
         """All events, once the first word is there. Raises ProviderError; TimedOut if it is not within `share_s`."""
         try:
-            async with aclosing(self.choice.provider.run(replace(turn, model=self.choice.model))) as events:
+            asked = replace(turn, model=self.choice.model)
+            async with aclosing(checked(self.choice.provider.run, asked)) as events:
                 await self._reach_first_word(events, share_s)
                 attempts.append(self._as_attempt(""))
                 for event in self._held:

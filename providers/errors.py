@@ -149,6 +149,30 @@ class ParameterUnsupported(TurnRefused):
     code = "unsupported_parameter"
 
 
+class ToolsUnsupported(ParameterUnsupported):
+    code = "tools_not_supported"
+
+
+class JsonUnsupported(ParameterUnsupported):
+    code = "response_format_not_supported"
+
+
+class MediaUnsupported(ParameterUnsupported):
+    """Images, or files of this type, can't be handed to this provider."""
+
+    code = "media_not_supported"
+
+
+# The model did not keep to what was asked, also when told of it once.
+
+
+class AnswerInvalid(ProviderError):
+    """A call's arguments, or an answer in JSON, do not fit their schema; or a call that was required did not come."""
+
+    code = "invalid_answer"
+    retryable = True
+
+
 # The worker failed; the pool replaces it by itself.
 
 

@@ -22,5 +22,8 @@ def extended(digest: bytes, *messages: Message) -> bytes:
         chained = sha256(digest)
         chained.update(message.role.ljust(10).encode())
         chained.update(message.text.encode(errors="surrogatepass"))
+        for block in message.blocks if not message.is_plain else ():
+            if not isinstance(block, str):
+                chained.update(repr(block).encode(errors="surrogatepass"))
         digest = chained.digest()
     return digest

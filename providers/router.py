@@ -35,8 +35,8 @@ def decide(
 
     What is named is taken whatever its state; whether the caller may use it is for the caller of this to check. All
     others have to be of use for this request: of those `may_use(provider, model)` allows and that are not `tried` yet.
-    `label` (a session) has the same target of a rule drawn each time. Raises ProviderUnknown, ModelUnknown, or
-    NoProviderReady when nothing was named and nothing is of use.
+    `label` (a session) has the same target of a rule drawn each time. Raises ProviderUnknown, ModelUnknown. When
+    nothing was named and nothing is of use it raises NoProviderReady, or ParameterUnsupported if nobody ever could.
     """
     asked = read_wish(engine, wish)
     return _Router(engine, asked, nature, may_use, now or datetime.now(UTC), tried, label).decide()
@@ -143,6 +143,7 @@ class _Router:
             return Choice(ranked[0])
         # The length is a guess: whoever takes most may yet take it.
         able = [it for it in self._candidates() if self._obstacle(it, None) is None and it.name not in self.tried]
+        able = [it for it in able if it.info.lack(self.nature.needs) is None]
         if able:
             return Choice(max(able, key=lambda provider: provider.context_tokens))
         raise self._nobody()
@@ -155,8 +156,11 @@ class _Router:
         useful = [it for it in self.engine.providers.values() if self._is_of_use(it, None)]
         return _by_score(useful)
 
-    def _nobody(self) -> NoProviderReady:
+    def _nobody(self) -> ProviderError:
         candidates = self._candidates()
+        lacks = [it.info.lack(self.nature.needs) for it in candidates]
+        if lacks and lacks[0] is not None and all(lacks):
+            return lacks[0]
         states = "; ".join(f"{it.name}: {it.state.replace('_', ' ')} ({it.mend})" for it in candidates)
         obstacles = [self._obstacle(it, None) for it in candidates]
         waits_s = [it.retry_after_s for it in obstacles if it is not None and it.retry_after_s is not None]
@@ -221,6 +225,8 @@ class _Router:
             return "it answers only by name"
         if not self.may_use(provider.name, model or provider.default_model):
             return "this key may not use it"
+        if (lack := provider.info.lack(self.nature.needs)) is not None:
+            return lack.message
         if (obstacle := self._obstacle(provider, model)) is not None:
             return obstacle.message
         if self.nature.tokens > provider.context_tokens:

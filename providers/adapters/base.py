@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from providers.errors import ProviderUnavailable
-from providers.events import Event, Turn
+from providers.errors import (
+    JsonUnsupported,
+    MediaUnsupported,
+    ParameterUnsupported,
+    ProviderUnavailable,
+    ToolsUnsupported,
+)
+from providers.events import Event, Needs, Turn
 from providers.process import Process
 
 LoginState = Literal["ready", "needs_login", "unknown"]
@@ -32,6 +38,8 @@ class AdapterInfo:
     that a process can hold a conversation for its next turn, `reports_cost` that the CLI tells what a turn cost.
     `context_tokens` is what a prompt may hold, `small_model` answers short questions quickest, both as a hint to
     routing. `needs_command`: the adapter drives any program of its kind, so a provider of it names a command line.
+    `has_tools`: the caller's tools can be offered to the model. `has_json`: an answer can be asked for as JSON of a
+    schema. `media` are the MIME types of what can be shown to it.
     """
 
     name: str
@@ -55,6 +63,19 @@ class AdapterInfo:
     context_tokens: int = 200_000
     small_model: str = ""
     needs_command: bool = False
+    has_tools: bool = False
+    has_json: bool = False
+    media: tuple[str, ...] = ()
+
+    def lack(self, needs: Needs) -> ParameterUnsupported | None:
+        """What of a turn's needs the CLI can't serve; None if it can serve all."""
+        if needs.tools and not self.has_tools:
+            return ToolsUnsupported(f"{self.title} can't offer a caller's tools to its model")
+        if needs.json and not self.has_json:
+            return JsonUnsupported(f"{self.title} can't be held to answer in JSON")
+        if missing := [it for it in needs.media if it not in self.media]:
+            return MediaUnsupported(f"{self.title} can't be shown {', '.join(missing)}")
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +129,10 @@ class Driver(ABC):
 
     @abstractmethod
     def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
-        """Answer one turn: TurnStarted first, TurnFinished last.
+        """Answer one turn: TurnStarted first, TurnFinished last, and right before it the model's calls, if it made any.
 
+        Calls and JSON are given as the model made them: the engine checks them. While they come in pieces, Working
+        tells so. A call ends the turn, with the reason `tool_calls`: the caller runs it.
         Raises ProviderError. The caller bounds every wait and may close the generator at any point; what is then
         still going on in the process is ended by `reset`, or by killing it.
         """

@@ -47,6 +47,9 @@ HONEST_ENV = {
     "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1",
     "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
     "DISABLE_AUTO_COMPACT": "1",
+    # The caller's tools as they are, all of them in the request.
+    "CLAUDE_CODE_MAX_MCP_DESCRIPTION_LENGTH": "10000000",
+    "ENABLE_TOOL_SEARCH": "false",
 }
 
 # With one of these the login files of the owner's HOME are not needed, so the process gets an empty HOME instead.
@@ -63,6 +66,9 @@ class ClaudeAdapter(Adapter):
         ceiling=8,
         can_keep=True,
         reports_cost=True,
+        has_tools=True,
+        has_json=True,
+        media=("image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"),
         models=("sonnet", "opus", "haiku", "fable"),
         small_model="haiku",
         installed=("node_modules/@anthropic-ai/claude-code-*/claude", "claude_agent_sdk/_bundled/claude"),
@@ -92,8 +98,8 @@ class ClaudeAdapter(Adapter):
         )
 
     def binding(self, turn: Turn) -> Hashable:
-        # The first system prompt of a process stays for good.
-        return (turn.owner, turn.system)
+        # The first system prompt of a process stays for good, and so does the first JSON schema.
+        return (turn.owner, turn.system, turn.json_schema)
 
     @classmethod
     async def version(cls, program: Program) -> str:

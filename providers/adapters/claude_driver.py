@@ -10,49 +10,28 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
+
+import orjson
 
 from providers.adapters import claude_wire as wire
 from providers.adapters.base import Driver
+from providers.adapters.claude_answer import STRUCTURED, Answer
+from providers.adapters.claude_tools import ToolServer, choice_body, toolbox_of
 from providers.adapters.json_lines import Json, load_object
 from providers.errors import ProtocolBroken, excerpt
-from providers.events import (
-    Event,
-    FinishReason,
-    LimitNotice,
-    Message,
-    ReasoningDelta,
-    Sampling,
-    TextDelta,
-    Turn,
-    TurnFinished,
-    TurnStarted,
-)
+from providers.events import Block, Event, Message, Sampling, Turn, TurnFinished
 from providers.history_digest import extended, history_digest
 from providers.process import Process
 
 logger = logging.getLogger(__name__)
 
 INTERRUPT: Json = {"subtype": "interrupt"}
+SPLITS_CALL = "target_splits_tool_call"
 
 # A step back takes 0.5 to 1 ms; beyond this many, a new process costs no more.
 MOST_STEPS_BACK = 500
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What has come of an answer so far. `requests` counts those the CLI has made for it."""
-
-    has_started: bool = False
-    requests: int = 0
-    texts: list[str] = field(default_factory=list)
-    reason: FinishReason | None = None
-    limit: LimitNotice | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
 
 
 class ClaudeDriver(Driver):
@@ -62,7 +41,8 @@ class ClaudeDriver(Driver):
         self._mend_login = mend_login
         self._may_reuse = may_reuse
         self._requests = 0
-        self._system: str | None = None
+        self._setup: tuple[str, bytes] | None = None  # what `initialize` has set for good
+        self._tools = ToolServer()
         self._user_uuids: list[str] = []
         self._has_opening = False  # the assistant spoke first: no line of the user's to step back to before that
         self._memory: bytes | None = None
@@ -82,10 +62,11 @@ class ClaudeDriver(Driver):
         history = history_digest(turn)
         is_continued = self._recall(history)
         await self._set_up(turn)
-        for message in turn.messages[:-1] if not is_continued else ():
-            await self._replay(message)
-        await self._say(turn.messages[-1], is_question=True)
-        async with aclosing(self._answer(extended(history, turn.messages[-1]))) as events:
+        *past, (_, question) = wire.spoken(turn.messages)
+        for role, blocks in past if not is_continued else ():
+            await self._replay(role, blocks)
+        await self._say(question, is_question=True)
+        async with aclosing(self._answer(turn, extended(history, turn.messages[-1]))) as events:
             async for event in events:
                 yield event
 
@@ -104,9 +85,12 @@ class ClaudeDriver(Driver):
         # Null after the last step: nothing precedes the first line, so the conversation is empty.
         answer: Json = {"precedingAssistantUuid": None}
         while self._user_uuids:
-            answer = await self._rewind(self._user_uuids.pop())
-            if answer.get("rewound") is not True:
+            step = await self._rewind(self._user_uuids.pop())
+            if step.get("reason") == SPLITS_CALL:  # results can't be taken back without the call before them
+                continue
+            if step.get("rewound") is not True:
                 return False
+            answer = step
         return answer.get("precedingAssistantUuid", "unknown") is None
 
     # --- before the answer -----------------------------------------------------------------------------------------
@@ -121,36 +105,47 @@ class ClaudeDriver(Driver):
         return True
 
     async def _set_up(self, turn: Turn) -> None:
-        if self._system is None:
-            self._system = turn.system
-            await self._control({"subtype": "initialize", "systemPrompt": turn.system})
-        elif self._system != turn.system:
-            raise ProtocolBroken("this claude process has another system prompt already")
-        await self._control(wire.flag_settings(turn.model or self._default_model, turn.sampling))
+        setup = (turn.system, turn.json_schema)
+        if self._setup is None:
+            self._setup = setup
+            await self._control(_initialize(turn))
+        elif self._setup != setup:
+            raise ProtocolBroken("this claude process has another system prompt or JSON schema already")
+        toolbox = toolbox_of(turn)
+        if (change := self._tools.change(toolbox.tools)) is not None:
+            await self._control(change)
+            while toolbox and not self._tools.is_listed:
+                await self._next_line()
+            self._tools.is_listed = True
+        more = choice_body(toolbox, self._tools)
+        allowed = self._tools.permission if toolbox else ""
+        await self._control(wire.flag_settings(turn.model or self._default_model, turn.sampling, more, allowed))
 
-    async def _replay(self, message: Message) -> None:
-        if message.role == "assistant":
+    async def _replay(self, role: str, blocks: tuple[Block, ...]) -> None:
+        if role == "assistant":
             self._has_opening = self._has_opening or not self._user_uuids
-            await self._process.send(wire.assistant_line(message))
+            await self._process.send(wire.assistant_line(blocks, self._tools.full_name))
             return
-        await self._say(message, is_question=False)
+        await self._say(blocks, is_question=False)
         # Without waiting for its empty result, assistant lines would overtake the user's.
         await self._settle()
 
-    async def _say(self, message: Message, *, is_question: bool) -> None:
+    async def _say(self, blocks: tuple[Block, ...], *, is_question: bool) -> None:
         uuid = str(uuid4())
         self._user_uuids.append(uuid)
         self._awaited_results += 1
-        await self._process.send(wire.user_line(message, uuid, is_question=is_question))
+        await self._process.send(wire.user_line(blocks, uuid, is_question=is_question))
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
-    async def _answer(self, asked: bytes) -> AsyncGenerator[Event, None]:
+    async def _answer(self, turn: Turn, asked: bytes) -> AsyncGenerator[Event, None]:
         """The events of the answer to a conversation with that digest."""
-        answer = _Answer()
+        answer = Answer(self._tools, has_tools=bool(toolbox_of(turn)), wants_json=bool(turn.json_schema))
         while True:
             line = await self._next_line()
             match line:
+                case {"type": "system", "subtype": "init", "tools": shown}:
+                    self._tools.check_shown(shown, beside={STRUCTURED} if turn.json_schema else set())
                 case {"type": "stream_event", "event": dict(event)}:
                     for found in await self._hear(event, answer):
                         yield found
@@ -162,25 +157,23 @@ class ClaudeDriver(Driver):
                     self._awaited_results -= 1
                     finished = self._finish(line, answer)
                     self._memory = self._learn(asked, answer, line)
+                    for held in answer.last_words():
+                        yield held
                     yield finished
                     return
 
-    async def _hear(self, event: Json, answer: _Answer) -> list[Event]:
-        answer.requests += event.get("type") == "message_start"
-        if answer.reason is not None:
-            return []  # what the CLI asks by itself after the answer, until the interrupt reaches it
-        found = _read_event(event, answer.has_started)
-        if found and not answer.has_started and isinstance(found[0], TurnStarted):
-            answer.has_started = True
+    async def _hear(self, event: Json, answer: Answer) -> list[Event]:
+        was_started, was_over = answer.has_started, answer.reason is not None
+        found = answer.hear(event)
+        if answer.has_started and not was_started:
             await self._control(wire.NO_SECOND_REQUEST, wait=False)
-        answer.texts += [it.text for it in found if isinstance(it, TextDelta)]
-        answer.reason = _stop_reason(event)
-        # After max_tokens, or an answer without a word, it would ask the vendor for more.
-        if answer.reason == "length" or (answer.reason == "stop" and not answer.texts):
+        # After a call, max_tokens, or an answer without a word, it would ask the vendor for more.
+        is_wordless = answer.reason == "stop" and (not answer.texts or answer.wants_json)
+        if (is_wordless or answer.reason in ("length", "tool_calls")) and not was_over:
             await self._control(INTERRUPT, wait=False)
         return found
 
-    def _finish(self, result: Json, answer: _Answer) -> TurnFinished:
+    def _finish(self, result: Json, answer: Answer) -> TurnFinished:
         cost_usd = self._cost_since_last(result)
         # Ended by an interrupt or refused by the vendor, an answer that did come to its end is an error to the CLI.
         if result.get("is_error") and answer.reason is None:
@@ -189,9 +182,9 @@ class ClaudeDriver(Driver):
             raise ProtocolBroken(f"claude answered without its vendor: {excerpt(str(result.get('result')))}")
         return TurnFinished(answer.reason, wire.read_usage(result.get("usage") or {}, cost_usd))
 
-    def _learn(self, asked: bytes, answer: _Answer, result: Json) -> bytes | None:
+    def _learn(self, asked: bytes, answer: Answer, result: Json) -> bytes | None:
         """The digest of what the process holds now, if it is what the caller will send as the history next time."""
-        is_whole = answer.reason == "stop" and answer.requests == 1 and not result.get("is_error")
+        is_whole = answer.reason == "stop" and answer.requests == 1 and not result.get("is_error") and answer.is_plain
         # The CLI drops an answer of nothing but white space.
         if not self._may_reuse or not is_whole or not answer.text.strip():
             return None
@@ -242,26 +235,18 @@ class ClaudeDriver(Driver):
         raw = await self._process.read_line()
         line = load_object(raw, "claude")
         if line.get("type") == "control_request":
-            await self._process.send(wire.control_refusal(str(line.get("request_id"))))
+            await self._reply(str(line.get("request_id")), line.get("request"))
         return line
 
-
-def _read_event(event: Json, has_started: bool) -> list[Event]:
-    """The events of one of the vendor's own stream events, which the CLI passes on unchanged."""
-    match event:
-        case {"type": "message_start", "message": {"model": str(model)} as message} if not has_started:
-            return [TurnStarted(model), wire.read_usage(message.get("usage") or {}, None)]
-        case {"delta": {"type": "text_delta", "text": str(text)}}:
-            return [TextDelta(text)]
-        case {"delta": {"type": "thinking_delta", "thinking": str(text)}}:
-            return [ReasoningDelta(text)]
-        case {"content_block": {"type": "tool_use", "name": name}}:
-            raise ProtocolBroken(f"the model asked for the tool {excerpt(str(name))}, and none is offered")
-    return []
+    async def _reply(self, request_id: str, request: Any) -> None:
+        match request:
+            case {"subtype": "mcp_message"}:
+                if (reply := self._tools.reply(request)) is not None:
+                    await self._process.send(wire.mcp_reply(request_id, reply))
+            case _:
+                await self._process.send(wire.control_refusal(request_id))
 
 
-def _stop_reason(event: Json) -> FinishReason | None:
-    match event:
-        case {"type": "message_delta", "delta": {"stop_reason": str(reason)}}:
-            return wire.FINISH_REASONS.get(reason, "stop")
-    return None
+def _initialize(turn: Turn) -> Json:
+    request: Json = {"subtype": "initialize", "systemPrompt": turn.system}
+    return request | {"jsonSchema": orjson.loads(turn.json_schema)} if turn.json_schema else request

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 
 import orjson
 
@@ -22,7 +24,18 @@ from providers.errors import (
     UnsupportedAccount,
     excerpt,
 )
-from providers.events import FinishReason, LimitNotice, Message, Sampling, Usage
+from providers.events import (
+    Block,
+    Effort,
+    FinishReason,
+    LimitNotice,
+    Media,
+    Message,
+    Sampling,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 
 # Thinking counts against max_tokens, and the vendor wants at least 1,024 tokens of it and no temperature beside it.
 THINKING_MIN_TOKENS = 4_096
@@ -41,7 +54,24 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
+    "tool_use": "tool_calls",
 }
+
+# The vendor's own words for how much is to be thought; "none" is without thinking.
+EFFORTS: dict[Effort | None, str] = {
+    None: "",
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+}
+
+# The vendor takes no other ids of calls; those of other providers may look otherwise.
+CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+ToolName = Callable[[str], str]
 
 
 def control_request(request_id: str, request: Json) -> bytes:
@@ -54,29 +84,73 @@ def control_refusal(request_id: str) -> bytes:
     return orjson.dumps({"type": "control_response", "response": response})
 
 
-def user_line(message: Message, uuid: str, *, is_question: bool) -> bytes:
+def mcp_reply(request_id: str, reply: Json) -> bytes:
+    response = {"subtype": "success", "request_id": request_id, "response": {"mcp_response": reply}}
+    return orjson.dumps({"type": "control_response", "response": response})
+
+
+def spoken(messages: Sequence[Message]) -> Iterator[tuple[str, tuple[Block, ...]]]:
+    """The conversation as the vendor has it: results of calls are the user's, together with what he says to them."""
+    open_results: tuple[Block, ...] = ()
+    for message in messages:
+        if message.role == "tool":
+            open_results += message.blocks
+            continue
+        if open_results and message.role == "assistant":
+            yield "user", open_results
+            open_results = ()
+        yield message.role, open_results + message.blocks
+        open_results = ()
+    if open_results:
+        yield "user", open_results
+
+
+def user_line(blocks: tuple[Block, ...], uuid: str, *, is_question: bool) -> bytes:
     """A user message. One that is no question is only added to the conversation."""
-    line: Json = {"type": "user", "uuid": uuid, "message": {"role": "user", "content": _content(message)}}
+    last = blocks[-1]
+    # The CLI takes a last block that starts with a slash for one of its own commands; a line break before it keeps
+    # the text a text.
+    if isinstance(last, str) and last.startswith("/"):
+        blocks = (*blocks[:-1], "\n" + last)
+    line: Json = {"type": "user", "uuid": uuid, "message": {"role": "user", "content": [*map(_block, blocks)]}}
     if not is_question:
         line["shouldQuery"] = False
     return orjson.dumps(line)
 
 
-def assistant_line(message: Message) -> bytes:
-    return orjson.dumps({"type": "assistant", "message": {"role": "assistant", "content": _content(message)}})
+def assistant_line(blocks: tuple[Block, ...], tool_name: ToolName) -> bytes:
+    content = [_call(block, tool_name) if isinstance(block, ToolCall) else _block(block) for block in blocks]
+    return orjson.dumps({"type": "assistant", "message": {"role": "assistant", "content": content}})
 
 
-def _content(message: Message) -> list[Json]:
-    blocks = list(message.blocks)
-    # The CLI takes a last block that starts with a slash for one of its own commands; a line break before it keeps
-    # the text a text.
-    if message.role == "user" and blocks[-1].startswith("/"):
-        blocks[-1] = "\n" + blocks[-1]
-    return [{"type": "text", "text": block} for block in blocks]
+def _call(call: ToolCall, tool_name: ToolName) -> Json:
+    return {"type": "tool_use", "id": _call_id(call.id), "name": tool_name(call.name), "input": call.input}
 
 
-def flag_settings(model: str, sampling: Sampling) -> Json:
-    """Model and sampling of one turn, always the full set: a value stays in the process until it is overwritten."""
+def _call_id(call_id: str) -> str:
+    if CALL_ID.fullmatch(call_id):
+        return call_id
+    return "call_" + sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _block(block: Block) -> Json:
+    match block:
+        case Media(mime_type, data, name):
+            source = {"type": "base64", "media_type": mime_type, "data": data}
+            if block.is_image:
+                return {"type": "image", "source": source}
+            return {"type": "document", "source": source, **({"title": name} if name else {})}
+        case ToolResult(call_id, blocks, is_error):
+            content = [_block(inner) for inner in blocks if inner]
+            return {"type": "tool_result", "tool_use_id": _call_id(call_id), "content": content, "is_error": is_error}
+    return {"type": "text", "text": block}
+
+
+def flag_settings(model: str, sampling: Sampling, more: Json | None = None, permission: str = "") -> Json:
+    """Model and sampling of one turn, always the full set: a value stays in the process until it is overwritten.
+
+    `more` are further fields of the vendor's request, `permission` names the tools that may be called.
+    """
     body: Json = {}
     if sampling.temperature is not None:
         body["temperature"] = sampling.temperature
@@ -87,12 +161,20 @@ def flag_settings(model: str, sampling: Sampling) -> Json:
         body["stop_sequences"] = list(sampling.stop)
     is_short = sampling.max_tokens is not None and sampling.max_tokens < THINKING_MIN_TOKENS
     env = {
-        "CLAUDE_CODE_EXTRA_BODY": orjson.dumps(body).decode() if body else "",
+        "CLAUDE_CODE_EXTRA_BODY": orjson.dumps(body | (more or {})).decode() if body or more else "",
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(sampling.max_tokens or ""),
-        "CLAUDE_CODE_DISABLE_THINKING": "1" if has_randomness or is_short else "",
+        "CLAUDE_CODE_DISABLE_THINKING": "1" if has_randomness or is_short or _forbids_thinking(sampling, more) else "",
+        "CLAUDE_CODE_EFFORT_LEVEL": EFFORTS[sampling.reasoning_effort],
         BLOCKING_LIMIT: "",
     }
-    return {"subtype": "apply_flag_settings", "settings": {"model": model, "env": env}}
+    permissions = {"allow": [permission] if permission else []}
+    return {"subtype": "apply_flag_settings", "settings": {"model": model, "env": env, "permissions": permissions}}
+
+
+def _forbids_thinking(sampling: Sampling, more: Json | None) -> bool:
+    """The vendor refuses to think before a call that it is made to make."""
+    kind = (more or {}).get("tool_choice", {}).get("type")
+    return sampling.reasoning_effort == "none" or kind in ("any", "tool")
 
 
 def read_usage(usage: Json, cost_usd: float | None) -> Usage:

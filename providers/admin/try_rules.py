@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,12 +64,12 @@ def outcome_of(asked: Mapping[str, Any]) -> Outcome:
 
 
 def _nature(asked: Mapping[str, Any], *, with_languages: bool) -> Nature:
-    found = nature_of(
-        Turn((Message("user", (asked["prompt"],)),)),
+    found = nature_of(Turn((Message("user", (asked["prompt"],)),)), with_languages=with_languages)
+    tokens = found.tokens if asked["tokens"] is None else asked["tokens"]
+    return replace(
+        found,
+        tokens=tokens,
         has_images=asked["has_images"],
         has_tools=asked["has_tools"],
         wants_json=asked["wants_json"],
-        with_languages=with_languages,
     )
-    tokens = found.tokens if asked["tokens"] is None else asked["tokens"]
-    return Nature(tokens, found.is_code, found.languages, found.has_images, found.has_tools, found.wants_json)

@@ -5,6 +5,7 @@ A new adapter gets an entry in DIALECTS; without one test_contract.py fails. See
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from providers.adapters.acp_prompt import INTRO, MARK
-from providers.events import Message, Sampling
+from providers.events import Block, Media, Message, Sampling, ToolCall, ToolResult
 from tests.vendor_api import Received
 
 DUMMY_KEY = "dummy-key-of-the-tests"
@@ -67,12 +68,26 @@ def _anthropic_messages(messages: list[dict[str, Any]]) -> list[Message]:
     conversation = []
     for message in messages:
         content = message["content"]
-        texts = (content,) if isinstance(content, str) else tuple(block["text"] for block in content)
+        blocks = (content,) if isinstance(content, str) else tuple(map(_anthropic_block, content))
         if message["role"] == "system":
-            assert all(re.fullmatch(CLAUDE_NOTE, text, re.DOTALL) for text in texts), texts
-        else:
-            conversation.append(Message(message["role"], texts))
+            assert all(re.fullmatch(CLAUDE_NOTE, str(text), re.DOTALL) for text in blocks), blocks
+            continue
+        conversation += [Message("tool", (block,)) for block in blocks if isinstance(block, ToolResult)]
+        if said := tuple(block for block in blocks if not isinstance(block, ToolResult)):
+            conversation.append(Message(message["role"], said))
     return conversation
+
+
+def _anthropic_block(block: dict[str, Any]) -> Block:
+    match block:
+        case {"type": "tool_use", "id": call_id, "name": name, "input": arguments}:
+            return ToolCall(call_id, re.sub(r"^mcp__[0-9a-f]{8}__", "", name), json.dumps(arguments))
+        case {"type": "tool_result", "tool_use_id": call_id, "content": content}:
+            inner = [_anthropic_block(it) for it in ([{"text": content}] if isinstance(content, str) else content)]
+            return ToolResult(call_id, tuple(inner), is_error=block.get("is_error", False))  # type: ignore[arg-type]
+        case {"type": "image" | "document", "source": {"media_type": mime_type, "data": data}}:
+            return Media(mime_type, data, block.get("title", ""))
+    return str(block["text"])
 
 
 def read_gemini(received: Received) -> Upstream:
@@ -82,10 +97,7 @@ def read_gemini(received: Received) -> Upstream:
     return Upstream(
         model=re.findall(r"models/([^:/]+):", received.path)[0],
         system="" if system == GEMINI_NOTHING else system,
-        messages=tuple(
-            Message("assistant" if it["role"] == "model" else "user", tuple(part["text"] for part in it["parts"]))
-            for it in body["contents"]
-        ),
+        messages=tuple(message for content in body["contents"] for message in _gemini_messages(content)),
         sampling=Sampling(
             max_tokens=config.get("maxOutputTokens"),
             temperature=config.get("temperature"),
@@ -95,6 +107,38 @@ def read_gemini(received: Received) -> Upstream:
         # One empty list of functions stands for none.
         tools=tuple(it["name"] for tool in body.get("tools", ()) for it in tool.get("functionDeclarations", ())),
     )
+
+
+def _gemini_messages(content: dict[str, Any]) -> list[Message]:
+    """One content; the results of several calls are one content there, and images may stand behind their result."""
+    parts: list[dict[str, Any]] = content["parts"]
+    assert parts, "the vendor takes no message without parts"
+    if "functionResponse" not in parts[0]:
+        role: Literal["user", "assistant"] = "assistant" if content["role"] == "model" else "user"
+        return [Message(role, tuple(map(_gemini_block, parts)))]
+    assert content["role"] == "user"
+    results: list[ToolResult] = []
+    for part in parts:
+        block = _gemini_block(part)
+        if isinstance(block, ToolResult):
+            results.append(block)
+        else:
+            assert isinstance(block, Media), "the vendor wants results apart from words"
+            results[-1] = replace(results[-1], blocks=(*results[-1].blocks, block))
+    return [Message("tool", (result,)) for result in results]
+
+
+def _gemini_block(part: dict[str, Any]) -> Block:
+    match part:
+        case {"functionCall": {"id": call_id, "name": name, "args": arguments}}:
+            return ToolCall(call_id, name, json.dumps(arguments))
+        case {"functionResponse": {"id": call_id, "response": response, **rest}}:
+            (said,) = response.values()
+            inner = tuple(map(_gemini_block, rest.get("parts", ())))
+            return ToolResult(call_id, (said, *inner), is_error="error" in response)  # type: ignore[arg-type]
+        case {"inlineData": {"mimeType": mime_type, "data": data}}:
+            return Media(mime_type, data)
+    return str(part["text"])
 
 
 def read_openai(received: Received) -> Upstream:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,19 @@ from providers.adapters.base import Adapter
 from providers.clis import pins
 from providers.engine import Engine
 from providers.errors import ProviderError
-from providers.events import Event, Message, ReasoningDelta, Sampling, TextDelta, Turn, TurnFinished, TurnStarted, Usage
+from providers.events import (
+    Event,
+    Message,
+    ReasoningDelta,
+    Sampling,
+    TextDelta,
+    Toolbox,
+    ToolCall,
+    Turn,
+    TurnFinished,
+    TurnStarted,
+    Usage,
+)
 from providers.pool_limits import PoolLimits
 from providers.provider import Provider
 from providers.provider_config import ProviderConfig
@@ -92,6 +104,10 @@ class Answer:
         return "".join(event.text for event in self.events if isinstance(event, ReasoningDelta))
 
     @property
+    def calls(self) -> list[ToolCall]:
+        return [event for event in self.events if isinstance(event, ToolCall)]
+
+    @property
     def started(self) -> TurnStarted:
         assert self.error is None, self.error
         assert isinstance(self.events[0], TurnStarted)
@@ -147,10 +163,13 @@ class Rig:
         system: str = "",
         sampling: Sampling | None = None,
         model: str | None = None,
+        toolbox: Toolbox | None = None,
+        json_schema: bytes = b"",
         owner: str = "alice",
     ) -> Answer:
         """One turn to its end, good or bad. The vendor's record holds that turn alone afterwards."""
-        return await self.run(self.turn(*messages, system=system, sampling=sampling, model=model, owner=owner), script)
+        turn = self.turn(*messages, system=system, sampling=sampling, model=model, owner=owner)
+        return await self.run(replace(turn, toolbox=toolbox or Toolbox(), json_schema=json_schema), script)
 
     def turn(
         self,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
-from providers.events import Message, Turn
+from providers.events import ANY_OBJECT, Media, Message, Tool, Toolbox, ToolCall, ToolResult, Turn
 from providers.nature import estimate_tokens, languages_of, looks_like_code, nature_of
 
 CODE = {
@@ -136,9 +137,24 @@ def test_nothing_is_fetched_to_tell_languages(monkeypatch: pytest.MonkeyPatch) -
     assert languages_of(LANGUAGES["fr"])[0] == "fr"
 
 
-def test_what_the_caller_of_it_knows_is_kept() -> None:
-    nature = nature_of(turn("x"), has_images=True, has_tools=True, wants_json=True)
+def test_what_a_turn_needs_is_of_its_nature() -> None:
+    asked = replace(turn("x"), toolbox=Toolbox((Tool("look"),)), json_schema=ANY_OBJECT)
+    nature = nature_of(replace(asked, messages=(Message("user", (Media("image/png", "AAAA"),)),)))
     assert (nature.has_images, nature.has_tools, nature.wants_json) == (True, True, True)
+    assert nature.media == ("image/png",)
+    nature = nature_of(turn("x"))
+    assert (nature.has_images, nature.has_tools, nature.wants_json) == (False, False, False)
+
+
+def test_a_document_is_no_image() -> None:
+    nature = nature_of(Turn((Message("user", ("What is it?", Media("application/pdf", "AAAA"))),)))
+    assert (nature.has_images, nature.media) == (False, ("application/pdf",))
+
+
+def test_the_result_of_a_call_is_not_taken_for_the_question() -> None:
+    called = Message("assistant", (ToolCall("c", "read", "{}"),))
+    result = Message("tool", (ToolResult("c", ("def f():\n    return 1;\nx = 2;\n",)),))
+    assert not nature_of(Turn((Message("user", ("What does it do?",)), called, result))).is_code
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

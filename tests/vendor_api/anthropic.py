@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -26,6 +27,7 @@ _TOO_LONG = "prompt is too long: 205000 tokens > 200000 maximum"
 _EXPIRED = "OAuth token has expired. Please obtain a new token or refresh your existing token."
 _USED = {"allowed": "0.12", "allowed_warning": "0.91", "rejected": "1.0"}
 _SIGNATURE = {"type": "signature_delta", "signature": "c3RhbmQtaW4="}
+_STRUCTURED = "StructuredOutput"
 _ids = count(1)
 
 
@@ -43,7 +45,8 @@ def read(body: Any, *, bearer: bool = False) -> Asked:
         prompt_chars=sum(map(len, _all_texts([body.get("system"), *(m.get("content") for m in messages)]))),
         max_tokens=max_tokens if isinstance(max_tokens, int) else None,
         stop_sequences=tuple(str(text) for text in body.get("stop_sequences") or () if text),
-        tool_answered=bool(users) and _has_tool_result(users[-1]),
+        results=_results(users),
+        offered=tuple(str(tool.get("name")) for tool in body.get("tools") or () if isinstance(tool, dict)),
         bearer=bearer,
     )
 
@@ -57,7 +60,7 @@ def answer(asked: Asked, script: Script) -> Answer:
         wording = _EXPIRED if script.status == 401 and asked.bearer else _ERRORS[script.status][1]
         message = script.message or wording.format(model=asked.model)
         return _failure(script.status, message, headers, script)
-    reply = compose(asked, script)
+    reply = _as_structured(asked, script, compose(asked, script))
     if asked.stream:
         return Answer(200, _SSE | headers, tuple(_steps(asked, script, reply)), reply.end, script.slow_s)
     if reply.end == "error":
@@ -71,6 +74,13 @@ def answer(asked: Asked, script: Script) -> Answer:
     delay_s = script.first_delay_s + script.delay_s * max(0, len(reply.pieces) - 1)
     steps = (Step(delay_s, _dump(whole)),) if reply.end == "complete" else ()
     return Answer(200, _JSON | headers, steps, reply.end, script.slow_s)
+
+
+def _as_structured(asked: Asked, script: Script, reply: Reply) -> Reply:
+    """JSON by a schema is to this vendor the call of a tool that its CLI offers for it."""
+    if not script.structured or reply.calls or _STRUCTURED not in asked.offered:
+        return reply
+    return replace(reply, pieces=(), calls=((_STRUCTURED, script.structured),), stop="tool_use")
 
 
 def count_tokens(body: Any) -> Answer:
@@ -106,8 +116,10 @@ def _steps(asked: Asked, script: Script, reply: Reply) -> Iterator[Step]:
         block = {"type": "text", "text": ""}
         yield from _block(index, block, deltas, first_s=pause_s, next_s=script.delay_s, closed=closed)
         index, pause_s = index + 1, script.delay_s
-    for tool in _tool_uses(script, reply):
-        deltas = [{"type": "input_json_delta", "partial_json": script.tool_input}]
+    for tool, arguments in _tool_uses(reply):
+        # In two pieces, as the vendor does it with longer ones.
+        halves = (arguments[: len(arguments) // 2], arguments[len(arguments) // 2 :])
+        deltas = [{"type": "input_json_delta", "partial_json": half} for half in halves]
         yield from _block(index, tool | {"input": {}}, deltas, first_s=pause_s, next_s=0, closed=True)
         index += 1
     match reply.end:
@@ -146,11 +158,14 @@ def _content(script: Script, reply: Reply) -> list[dict[str, Any]]:
         content.append({"type": "thinking", "thinking": script.thinking, "signature": _SIGNATURE["signature"]})
     if reply.pieces:
         content.append({"type": "text", "text": reply.text})
-    return content + [tool | {"input": json.loads(script.tool_input)} for tool in _tool_uses(script, reply)]
+    return content + [tool | {"input": json.loads(arguments)} for tool, arguments in _tool_uses(reply)]
 
 
-def _tool_uses(script: Script, reply: Reply) -> list[dict[str, Any]]:
-    return [{"type": "tool_use", "id": f"toolu_{next(_ids):024d}", "name": name} for name in reply.tools]
+def _tool_uses(reply: Reply) -> list[tuple[dict[str, Any], str]]:
+    return [
+        ({"type": "tool_use", "id": f"toolu_{next(_ids):024d}", "name": name}, arguments)
+        for name, arguments in reply.calls
+    ]
 
 
 def _stop_reason(reply: Reply) -> str:
@@ -232,6 +247,11 @@ def _all_texts(content: Any) -> Iterator[str]:
             yield text
         case {"content": inner}:
             yield from _all_texts(inner)
+
+
+def _results(users: list[Any]) -> int:
+    """How many messages at the end bring results of tools; a text beside them is none of the user's."""
+    return next((n for n, content in enumerate(reversed(users)) if not _has_tool_result(content)), len(users))
 
 
 def _has_tool_result(content: Any) -> bool:

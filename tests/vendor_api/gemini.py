@@ -26,6 +26,7 @@ _ERRORS = {
 _TOO_LONG = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
 _RPC = "type.googleapis.com/google.rpc"
 _APART_S = 0.05  # the CLI knows a bare error only if it arrives alone
+_NOTHING = "\u200b"  # stands for no text: the vendor takes no empty part
 _ids = count(1)
 
 
@@ -35,7 +36,8 @@ def read(body: Any, *, model: str, stream: bool) -> Asked:
     contents = [content for content in body.get("contents") or () if isinstance(content, dict)]
     users = [_parts(content) for content in contents if content.get("role", "user") == "user"]
     # The CLI starts a conversation with a note of its own about date and folders.
-    texts = [text for parts in users for text in _texts(parts) if not text.startswith("<session_context>")]
+    spoken = [text for parts in users for text in _texts(parts) if not text.startswith("<session_context>")]
+    texts = [text for text in spoken if text != _NOTHING]
     config = body.get("generationConfig") or {}
     max_tokens = config.get("maxOutputTokens")
     return Asked(
@@ -47,7 +49,8 @@ def read(body: Any, *, model: str, stream: bool) -> Asked:
         ),
         max_tokens=max_tokens if isinstance(max_tokens, int) else None,
         stop_sequences=tuple(str(text) for text in config.get("stopSequences") or () if text),
-        tool_answered=bool(users) and any("functionResponse" in part for part in users[-1]),
+        results=_results(users),
+        offered=tuple(str(it.get("name")) for it in _declarations(body)),
     )
 
 
@@ -113,8 +116,10 @@ def _timed_parts(script: Script, reply: Reply) -> Iterator[tuple[float, dict[str
     if script.thinking:
         parts.append({"text": script.thinking, "thought": True})
     parts += [{"text": piece} for piece in reply.pieces]
-    args = json.loads(script.tool_input)
-    parts += [{"functionCall": {"id": f"call_{next(_ids)}", "name": name, "args": args}} for name in reply.tools]
+    parts += [
+        {"functionCall": {"id": f"call_{next(_ids)}", "name": name, "args": json.loads(arguments)}}
+        for name, arguments in reply.calls
+    ]
     for n, part in enumerate(parts):
         yield (script.delay_s if n else script.first_delay_s), part
 
@@ -167,6 +172,17 @@ def _failure(status: int, message: str, details: list[dict[str, Any]], script: S
     if details:
         failed["details"] = details
     return Answer(status, _JSON, (Step(0, _dump({"error": failed})),), slow_s=script.slow_s)
+
+
+def _results(users: list[list[dict[str, Any]]]) -> int:
+    """How many messages at the end bring results of tools; a text beside them is none of the user's."""
+    found = (n for n, parts in enumerate(reversed(users)) if not any("functionResponse" in part for part in parts))
+    return next(found, len(users))
+
+
+def _declarations(body: dict[str, Any]) -> list[dict[str, Any]]:
+    tools = [tool for tool in body.get("tools") or () if isinstance(tool, dict)]
+    return [it for tool in tools for it in tool.get("functionDeclarations") or () if isinstance(it, dict)]
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:

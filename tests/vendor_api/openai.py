@@ -51,7 +51,8 @@ def read(body: Any) -> Asked:
         + sum(len(text) for item in items for text in texts_of(item)),
         max_tokens=max_tokens if isinstance(max_tokens, int) else None,
         stop_sequences=(),
-        tool_answered=bool(items) and str(items[-1].get("type", "")).endswith("call_output"),
+        results=_results(items),
+        offered=tuple(str(tool.get("name")) for tool in body.get("tools") or () if isinstance(tool, dict)),
     )
 
 
@@ -156,11 +157,19 @@ def _output(script: Script, reply: Reply) -> list[dict[str, Any]]:
         content = [_text_part(reply.text)]
         message = {"type": "message", "id": f"msg_{next(_ids)}", "role": "assistant", "status": "completed"}
         items.append({**message, "content": content})
-    for name in reply.tools:
+    for name, arguments in reply.calls:
         n = next(_ids)
         call = {"id": f"fc_{n}", "call_id": f"call_{n}", "name": name, "status": "completed"}
-        items.append({"type": "function_call", **call, "arguments": script.tool_input})
+        items.append({"type": "function_call", **call, "arguments": arguments})
     return items
+
+
+def _results(items: list[dict[str, Any]]) -> int:
+    """How many rounds of results of tools there are at the end: outputs between two calls are one."""
+    kinds = [str(item.get("type", "")) for item in items]
+    last = max((n for n, item in enumerate(items) if item.get("role") == "user"), default=-1)
+    is_output = [kind.endswith("call_output") for kind in kinds[last + 1 :]]
+    return sum(it and not before for before, it in zip([False, *is_output], is_output, strict=False))
 
 
 def _text_part(text: str) -> dict[str, Any]:

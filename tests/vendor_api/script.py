@@ -47,6 +47,9 @@ class Script:
     stop: str = "end"
     tools: tuple[str, ...] = ()
     tool_input: str = "{}"  # JSON object given to every one of the tools
+    calls: tuple[tuple[str, str], ...] = ()  # more tools, each with arguments of its own, broken ones too
+    rounds: int = 1  # how often the tools are called before the answer, each time with their results
+    structured: str = ""  # the answer as JSON, the way this vendor gives it where a schema was sent
     times: int | None = None  # a directive counts for that many requests with the same last text, then for none
 
     def resets_at(self) -> int:
@@ -122,6 +125,17 @@ def _json_object(value: object) -> str:
     return json.dumps(parsed)
 
 
+def _calls(value: object) -> tuple[tuple[str, str], ...]:
+    """A list of {"name", "input"}; an input that is a text goes out as it is, whole or broken."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(value)
+    return tuple((str(it["name"]), _raw(it.get("input", {}))) for it in value)
+
+
+def _raw(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _one_of(*allowed: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if str(value) not in allowed:
@@ -161,5 +175,8 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "stop": ("stop", _one_of(*STOPS)),
     "tools": ("tools", _names),
     "tool_input": ("tool_input", _json_object),
+    "calls": ("calls", _calls),
+    "rounds": ("rounds", _count),
+    "structured": ("structured", _raw),
     "times": ("times", _count),
 }

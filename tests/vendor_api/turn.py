@@ -21,7 +21,8 @@ class Asked:
     prompt_chars: int
     max_tokens: int | None
     stop_sequences: tuple[str, ...]
-    tool_answered: bool  # the newest message brings a tool's result
+    results: int = 0  # messages with results of tools since the last text of the user
+    offered: tuple[str, ...] = ()  # the tools' names
     bearer: bool = False  # asked with a login token, not an API key
 
     @property
@@ -34,7 +35,7 @@ class Reply:
     """What is said before the end, and how it ends."""
 
     pieces: tuple[str, ...]
-    tools: tuple[str, ...]
+    calls: tuple[tuple[str, str], ...]
     stop: Stop
     stop_sequence: str | None
     end: End
@@ -69,11 +70,13 @@ def tokens_of(chars: int) -> int:
 
 def compose(asked: Asked, script: Script) -> Reply:
     """The reply to a request under a script, with the request's own limits honoured."""
-    tools = () if asked.tool_answered else script.tools
+    tools = _calls(asked, script)
     stop: Stop = "tool_use" if tools else _stop_of(script)
     stop_sequence = (asked.stop_sequences or ("STOP",))[0] if stop == "stop_sequence" else None
     pieces: tuple[str, ...] = ()
-    if not tools or script.text is not None:
+    if script.structured and not tools:
+        pieces = split(script.structured, min(script.chunks, len(script.structured)))
+    elif not tools or script.text is not None:
         pieces = split(script.text if script.text is not None else f"echo: {asked.last_text}", script.chunks)
     if (found := _first_of(asked.stop_sequences, "".join(pieces))) is not None:
         at, stop_sequence = found
@@ -89,6 +92,18 @@ def compose(asked: Asked, script: Script) -> Reply:
         if after is not None:
             return Reply(pieces[:after], (), stop, stop_sequence, end)
     return Reply(pieces, tools, stop, stop_sequence, "complete")
+
+
+def _calls(asked: Asked, script: Script) -> tuple[tuple[str, str], ...]:
+    if asked.results >= script.rounds:
+        return ()
+    wanted = (*((name, script.tool_input) for name in script.tools), *script.calls)
+    return tuple((_as_offered(name, asked.offered), arguments) for name, arguments in wanted)
+
+
+def _as_offered(name: str, offered: tuple[str, ...]) -> str:
+    """The name under which the CLI offers a tool: it may put one of its own before it."""
+    return next((it for it in offered if it == name or it.endswith(f"_{name}")), name)
 
 
 def split(text: str, count: int) -> tuple[str, ...]:
