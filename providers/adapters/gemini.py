@@ -13,10 +13,19 @@ from pathlib import Path
 
 import orjson
 
+from providers.adapters import gemini_body
 from providers.adapters import gemini_files as files
 from providers.adapters.base import Adapter, AdapterInfo, Driver, Launch, LoginState, Program, WorkerFolder
 from providers.adapters.gemini_driver import GeminiDriver
-from providers.errors import ModelUnknown, NotInstalled, ParameterUnsupported, ProviderUnavailable, excerpt
+from providers.errors import (
+    MediaUnsupported,
+    ModelUnknown,
+    NotInstalled,
+    ParameterUnsupported,
+    ProviderUnavailable,
+    ToolsUnsupported,
+    excerpt,
+)
 from providers.events import Turn
 from providers.probe import probe
 from providers.process import Process
@@ -35,6 +44,9 @@ MEND_NODE = f"install Node.js {LEAST_NODE} or later"
 
 # The API's own limit.
 MAX_STOP_SEQUENCES = 5
+
+# Of what the API takes, the types of images and documents that callers can send.
+MEDIA = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif", "application/pdf")
 
 SECRET_ENV = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_CLOUD_ACCESS_TOKEN")
 
@@ -62,6 +74,9 @@ class GeminiAdapter(Adapter):
             *("GOOGLE_GEMINI_BASE_URL", "GOOGLE_VERTEX_BASE_URL"),
         ),
         secret_env=SECRET_ENV,
+        has_tools=True,
+        has_json=True,
+        media=MEDIA,
         mend_install="uv run manage.py install_cli gemini",
         mend_login="set GEMINI_API_KEY for the hub, or GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION with a Vertex AI "
         "login, or log in to `gemini` with an enterprise account: personal Google logins no longer work with the "
@@ -71,7 +86,8 @@ class GeminiAdapter(Adapter):
     def launch(self, folder: WorkerFolder) -> Launch:
         home = files.Home(folder)
         home.prepare(auth=auth_type(self.program.env) or "gemini-api-key", tools=_hook_tools())
-        return Launch(argv=(*_command(self.program.path), *FLAGS), env=self._env(home))
+        argv = (*_command(self.program.path), *FLAGS, "--record-responses", str(home.record))
+        return Launch(argv=argv, env=self._env(home))
 
     def _env(self, home: files.Home) -> dict[str, str]:
         given = {name: value for name, value in self.program.env.items() if name != "HOME"}
@@ -96,6 +112,8 @@ class GeminiAdapter(Adapter):
             raise ModelUnknown(f"gemini has no model {excerpt(model)!r}")
         if len(turn.sampling.stop) > MAX_STOP_SEQUENCES:
             raise ParameterUnsupported(f"gemini takes at most {MAX_STOP_SEQUENCES} stop sequences")
+        if auth_type(self.program.env) == "oauth-personal" and gemini_body.is_rich(turn):
+            raise _unsupported_by_login(turn)
 
     @classmethod
     async def version(cls, program: Program) -> str:
@@ -130,6 +148,12 @@ class GeminiAdapter(Adapter):
         home, named = env.get("HOME"), env.get("GOOGLE_APPLICATION_CREDENTIALS")
         of_home = (Path(home, OAUTH_FILE), Path(home, CLOUD_FILE)) if home else ()
         return (*of_home, Path(named)) if named else of_home
+
+
+def _unsupported_by_login(turn: Turn) -> ParameterUnsupported:
+    # Its requests take another way through the CLI, which adds nothing to them.
+    kind, what = (ToolsUnsupported, "tools") if turn.needs.tools else (MediaUnsupported, "images and files")
+    return kind(f"gemini takes {what} with an API key or Vertex AI only, not with a Google account's login")
 
 
 def auth_type(env: Mapping[str, str]) -> str | None:

@@ -3,23 +3,28 @@
 The caller's text never passes the CLI's prompt, which would take a leading `/` or `$` for a command. The prompt is a
 placeholder; a BeforeModel hook, the CLI's documented way to rewrite a request, puts the turn's messages in its place
 in their true roles. It refuses the request if they are not there, and leaves the request it saw as a receipt.
+Conversations with more than texts go by the turn's settings instead, see gemini_body; the hook guards them likewise.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from providers.adapters.base import WorkerFolder
+from providers.adapters.gemini_body import is_rich, vendor_names
+from providers.adapters.gemini_generation import generation
+from providers.adapters.gemini_record import Recorded, read_record
+from providers.adapters.gemini_text import NOTHING, system_text, without_variables
 from providers.errors import ProtocolBroken
-from providers.events import Sampling, Turn
+from providers.events import Message, Sampling, Turn
 
 Json = dict[str, Any]
 
@@ -36,16 +41,13 @@ MODELS = (
 )
 REDIRECTED_TO = ("gemini-3.1-pro-preview-customtools",)
 
-# Stands for "no text": the API refuses empty parts, and the CLI trims white space away.
-NOTHING = "\u200b"
-
 # Run in the session's folder. noclobber lets it run once per turn: a second request for the same turn is refused.
 HOOK = "set -C; cat > .gemini/receipt.json && exec cat .gemini/messages.json || exit 2"
 # Longer than any turn may take, because the CLI would go on with the bare placeholder.
 HOOK_TIMEOUT_MS = 3_600_000
 
-# The CLI replaces these in a system prompt.
-SYSTEM_VARIABLE = re.compile(r"\$(?=\{(?:AgentSkills|SubAgents|AvailableTools)\})")
+# The CLI never frees the settings of a session; with more than these it is replaced.
+MAX_HELD_BYTES = 32 * 1024 * 1024
 
 # What the CLI writes while it works; its settings and a refreshed login beside them stay.
 LEFT_BEHIND = ("tmp", "history", "projects.json")
@@ -86,8 +88,8 @@ def _hook() -> Json:
     return {"type": "command", "name": "hub", "command": HOOK, "timeout": HOOK_TIMEOUT_MS, "env": {"SHLVL": "1"}}
 
 
-def turn_settings(model: str, sampling: Sampling) -> Json:
-    """Model and sampling of one turn, in the dialect of the CLI's settings files."""
+def turn_settings(model: str, sampling: Sampling, generation: Json | None = None) -> Json:
+    """Model, sampling and further generation settings of one turn, in the dialect of the CLI's settings files."""
     config: Json = {
         "temperature": sampling.temperature,
         "topP": sampling.top_p,
@@ -96,29 +98,27 @@ def turn_settings(model: str, sampling: Sampling) -> Json:
     }
     given = {name: value for name, value in config.items() if value is not None}
     names = dict.fromkeys((model, *MODELS, *REDIRECTED_TO)) if given else {}
-    overrides = [{"match": {"model": name}, "modelConfig": {"generateContentConfig": given}} for name in names]
+    overrides: list[Json] = [_override({"model": name}, given) for name in names]
+    if generation:
+        # Whatever the model's name in the end: written once for each, a conversation would be there ten times.
+        overrides.append(_override({"overrideScope": "core"}, generation))
     return {"model": {"name": model}, "modelConfigs": {"customOverrides": overrides}}
 
 
-def without_variables(text: str) -> str:
-    """The text as a settings string that means itself: the CLI replaces `$NAME` by the environment variable."""
-    return text.replace("$", "${_HUB_NONE:-$}")
+def _override(match: Json, config: Json) -> Json:
+    return {"match": match, "modelConfig": {"generateContentConfig": config}}
 
 
 def hook_answer(turn: Turn) -> bytes:
-    """The turn's messages as the hook hands them to the CLI.
+    """The turn's messages as the hook hands them to the CLI; nothing where they go by the settings.
 
     Pure ASCII, because the CLI decodes the hook's output piece by piece and would tear longer characters apart.
     """
     roles = {"user": "user", "assistant": "model"}
-    messages = [{"role": roles[message.role], "content": message.text or NOTHING} for message in turn.messages]
+    said = (Message("user", ()),) if is_rich(turn) else turn.messages
+    messages = [{"role": roles[message.role], "content": message.text or NOTHING} for message in said]
     answer = {"hookEventName": "BeforeModel", "llm_request": {"messages": messages}}
     return json.dumps({"hookSpecificOutput": answer}, ensure_ascii=True).encode()
-
-
-def system_text(system: str) -> str:
-    """The system prompt as the CLI has to read it: an empty file would go upstream as an empty part."""
-    return SYSTEM_VARIABLE.sub("$" + NOTHING, system) if system.strip() else NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,8 @@ class TurnFolder:
 
     cwd: Path
     chats: Path
+    record: Path = Path("/nonexistent")
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def actual_model(self) -> str:
         """The model the CLI asks, from the receipt. Raises ProtocolBroken if the messages were not fetched."""
@@ -144,6 +146,10 @@ class TurnFolder:
                     return tokens
         return {}
 
+    def recorded(self) -> Recorded:
+        """The answer as the CLI recorded it; an empty one if it did not come to its end."""
+        return read_record(self.record.read_bytes() if self.record.exists() else b"", self.names)
+
 
 class Home:
     """The private home of one CLI process, below the worker's `state`; sessions live below its `cwd`."""
@@ -154,14 +160,17 @@ class Home:
         self._home = folder.state / "home"
         self._bin = folder.state / "bin"
         self._system = folder.state / "system.md"
+        self.record = folder.state / "responses.jsonl"
         self._settings = self._home / ".gemini/settings.json"
         self._turns = 0
+        self._held_bytes = 0
 
     def prepare(self, *, auth: str, tools: Mapping[str, Path]) -> None:
         """Write what the CLI reads at its start."""
         self._settings.parent.mkdir(parents=True, mode=0o700)
         _write(self._settings, orjson.dumps(base_settings(auth)))
         _write(self._system, NOTHING.encode())
+        self._record_nothing()
         _make_session_folder(self.cwd)
         # The hook's two programs are all it can start: without a git it also skips two calls of it per session.
         self._bin.mkdir(mode=0o700)
@@ -193,20 +202,37 @@ class Home:
         name = f"t{self._turns}"
         cwd = self.cwd / name
         _make_session_folder(cwd)
-        _write(cwd / ".gemini/settings.json", orjson.dumps(turn_settings(model, turn.sampling)))
+        if is_rich(turn):
+            self.record.unlink(missing_ok=True)
+        settings = turn_settings(model, turn.sampling, generation(turn, model))
+        self._write_settings(cwd / ".gemini/settings.json", settings)
         _write(cwd / ".gemini/messages.json", hook_answer(turn))
         _write(self._system, system_text(turn.system).encode(errors="replace"))
-        return TurnFolder(cwd, chats=self._home / ".gemini/tmp" / name / "chats")
+        names = {told: own for own, told in vendor_names(turn).items()}
+        return TurnFolder(cwd, self._home / ".gemini/tmp" / name / "chats", self.record, names)
+
+    def _record_nothing(self) -> None:
+        """Let the CLI, which records all answers or none, record into the void: of a plain one the pipe tells all."""
+        if not self.record.is_symlink():
+            self.record.unlink(missing_ok=True)
+            self.record.symlink_to(os.devnull)
+
+    def _write_settings(self, path: Path, settings: Json) -> None:
+        # ASCII with escapes, because a caller's text may hold what is no character at all.
+        data = json.dumps(settings, ensure_ascii=True, separators=(",", ":")).encode()
+        self._held_bytes += len(data)
+        _write(path, data)
 
     def wipe(self) -> bool:
-        """Remove all that turns have left; False if something is still there."""
+        """Remove all that turns have left; False if something is still there, or the process holds too much."""
         _write(self._system, NOTHING.encode())
         left = [self._home / ".gemini" / name for name in LEFT_BEHIND]
         left += [path for path in self.cwd.iterdir() if path.name != ".gemini"]
         left += self._tmp.iterdir()
         for path in left:
             _remove(path)
-        return not any(path.exists() for path in left)
+        self._record_nothing()
+        return self._held_bytes <= MAX_HELD_BYTES and not any(path.exists() for path in left)
 
 
 def _make_session_folder(cwd: Path) -> None:

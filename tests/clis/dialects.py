@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from providers.adapters.acp_prompt import INTRO, MARK
 from providers.events import Block, Media, Message, Sampling, ToolCall, ToolResult
 from tests.vendor_api import Received
+from tests.vendor_api.openai import offered_tools
 
 DUMMY_KEY = "dummy-key-of-the-tests"
 
@@ -132,10 +133,11 @@ def _gemini_block(part: dict[str, Any]) -> Block:
     match part:
         case {"functionCall": {"id": call_id, "name": name, "args": arguments}}:
             return ToolCall(call_id, name, json.dumps(arguments))
-        case {"functionResponse": {"id": call_id, "response": response, **rest}}:
+        case {"functionResponse": {"id": call_id, "response": response}}:
             (said,) = response.values()
-            inner = tuple(map(_gemini_block, rest.get("parts", ())))
-            return ToolResult(call_id, (said, *inner), is_error="error" in response)  # type: ignore[arg-type]
+            inner = map(_gemini_block, part["functionResponse"].get("parts", ()))
+            media = tuple(block for block in inner if isinstance(block, Media))
+            return ToolResult(call_id, (said, *media), is_error="error" in response)
         case {"inlineData": {"mimeType": mime_type, "data": data}}:
             return Media(mime_type, data)
     return str(part["text"])
@@ -144,18 +146,52 @@ def _gemini_block(part: dict[str, Any]) -> Block:
 def read_openai(received: Received) -> Upstream:
     body = received.body
     assert not body.get("instructions")
-    ordered = [item for item in body["input"] if item.get("role") == "developer"]
-    spoken = [item for item in body["input"] if item.get("role") in ("user", "assistant")]
-    assert len(ordered) <= 1, ordered
-    assert len(ordered) + len(spoken) == len(body["input"])
-    assert all(item["type"] == "message" for item in body["input"]), body["input"]
+    ordered = [item for item in body["input"] if item["type"] == "message" and item["role"] == "developer"]
+    # What newer models are offered comes first.
+    offers = [number for number, item in enumerate(body["input"]) if item["type"] == "additional_tools"]
+    assert offers in ([], [0]), body["input"]
     return Upstream(
         model=body["model"],
         system="".join(part["text"] for item in ordered for part in item["content"]),
-        messages=tuple(Message(it["role"], tuple(part["text"] for part in it["content"])) for it in spoken),
+        messages=tuple(_openai_messages(body["input"])),
         sampling=Sampling(body.get("max_output_tokens"), body.get("temperature"), body.get("top_p")),
-        tools=tuple(tool.get("name") or tool["type"] for tool in body.get("tools", ())),
+        tools=tuple(tool.get("name") or tool["type"] for tool in offered_tools(body)),
     )
+
+
+def _openai_messages(items: list[dict[str, Any]]) -> list[Message]:
+    """The conversation; calls belong to what the assistant said or called right before them."""
+    messages: list[Message] = []
+    for item in items:
+        blocks = tuple(_openai_blocks(item)) if item.get("role") != "developer" else ()
+        if item["type"] == "function_call" and messages and messages[-1].role == "assistant":
+            messages[-1] = Message("assistant", (*messages[-1].blocks, *blocks))
+        elif item["type"] == "function_call" or item.get("role") == "assistant":
+            messages.append(Message("assistant", blocks))
+        elif blocks:
+            messages.append(Message("tool" if isinstance(blocks[0], ToolResult) else "user", blocks))
+    return messages
+
+
+def _openai_blocks(item: dict[str, Any]) -> Iterator[Block]:
+    match item:
+        case {"type": "message", "role": "user" | "assistant", "content": content}:
+            yield from map(_openai_part, content)
+        case {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}:
+            yield ToolCall(call_id, name, arguments)
+        case {"type": "function_call_output", "call_id": call_id, "output": str(text)}:
+            yield ToolResult(call_id, (text,))
+        case {"type": "function_call_output", "call_id": call_id, "output": parts}:
+            yield ToolResult(call_id, tuple(map(_openai_part, parts)))
+        case _:
+            raise AssertionError(item)
+
+
+def _openai_part(part: dict[str, Any]) -> str | Media:
+    if part["type"] == "input_image":
+        mime_type, _, data = part["image_url"].removeprefix("data:").partition(";base64,")
+        return Media(mime_type, data)
+    return str(part["text"])
 
 
 def read_prompt(prompt: str) -> tuple[str, tuple[Message, ...]]:

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from providers import errors
-from providers.adapters import gemini, gemini_files, gemini_rpc
+from providers.adapters import gemini, gemini_files, gemini_rpc, gemini_text
 from providers.adapters.acp_rpc import Update
 from providers.adapters.base import Program, WorkerFolder
 from providers.events import Message, ReasoningDelta, Sampling, TextDelta, Turn, Usage
@@ -93,7 +93,8 @@ def test_process_gets_a_private_home_and_a_path_of_two_programs(folder: WorkerFo
     assert launch.env["GEMINI_API_KEY"] == "k"
     assert not any("/home/alice" in value for value in launch.env.values())
     assert sorted(path.name for path in Path(launch.env["PATH"]).iterdir()) == ["bash", "cat"]
-    assert launch.argv == ("/opt/gemini", "--acp", "-e", "none")
+    record = str(folder.state / "responses.jsonl")
+    assert launch.argv == ("/opt/gemini", "--acp", "-e", "none", "--record-responses", record)
 
 
 def test_script_is_run_with_node(folder: WorkerFolder, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_sampling_left_out_is_left_to_the_vendor() -> None:
 
 def test_stop_sequence_can_not_name_a_variable() -> None:
     """`${GEMINI_API_KEY}` as a stop sequence sent the key upstream before it was guarded."""
-    assert gemini_files.without_variables("a$HOME") == "a${_HUB_NONE:-$}HOME"
+    assert gemini_text.without_variables("a$HOME") == "a${_HUB_NONE:-$}HOME"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_stop_sequence_can_not_name_a_variable() -> None:
     ],
 )
 def test_system_prompt_is_written_as_text(system: str, expected: str) -> None:
-    assert gemini_files.system_text(system) == expected
+    assert gemini_text.system_text(system) == expected
 
 
 def test_turn_files_are_private_and_gone_after_wiping(folder: WorkerFolder) -> None:
