@@ -9,6 +9,7 @@ from contextlib import aclosing
 from urllib.parse import quote
 
 import orjson
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Path, Router
 
@@ -23,13 +24,13 @@ from chat.schemas import ERRORS
 from chat.shield import Mark, WholeAnswer
 from chat.wire import openai_answer, openai_request
 from chat.wire.limit_headers import limit_headers
+from chat.wire.media import MediaLimits
 from chat.wire.openai_errors import as_http
 from chat.wire.sse import as_sse
 from providers.errors import ModelUnknown, ProtocolBroken
 from providers.events import Event, TurnStarted
 
 MAX_IDEMPOTENCY_KEY = 255
-ANSWERS = ("assistant", "tool", "function")
 RETRY_COUNT = re.compile(r"[0-9]{1,6}")
 
 router = Router(auth=KEY_AUTH)
@@ -97,15 +98,19 @@ def to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:
     if mode not in ("auto", "append", "replace"):
         raise BadRequest("X-Session-Mode is append, replace or auto", param="X-Session-Mode")
     return Ask(
-        turn=openai_request.to_turn(body),
+        turn=openai_request.to_turn(body, media_limits()),
         provider=body.provider or "",
         model=body.model or "",
-        session_id=request.headers.get("X-Session-ID", "").strip(),
+        session_id=request.headers.get("X-Session-ID", "").strip() or openai_request.session_id_of(body),
         mode=mode,  # type: ignore[arg-type]
-        has_answers=any(message.role in ANSWERS for message in body.messages),
+        has_answers=any(message.role == "assistant" for message in body.messages),
         request_id=request.request_id,
         fallback=tuple(body.fallback) if isinstance(body.fallback, list) else body.fallback,
     )
+
+
+def media_limits() -> MediaLimits:
+    return MediaLimits(settings.HUB_MEDIA_MAX_BYTES, settings.HUB_MEDIA_MAX_COUNT)
 
 
 def _mark(request: HubRequest) -> Mark | None:
@@ -125,7 +130,7 @@ def _mark(request: HubRequest) -> Mark | None:
 async def _whole(request: HubRequest, ask: Ask, body: schemas.ChatCompletionRequest) -> WholeAnswer:
     async with aclosing(service.answer(request.auth, ask)) as events:
         started = await _begin(request, events, body)
-        answer = await openai_answer.as_completion(started, events)
+        answer = await openai_answer.as_completion(started, events, is_json=bool(ask.turn.json_schema))
     return WholeAnswer(orjson.dumps(answer), dict(request.answer_headers))
 
 
@@ -138,7 +143,7 @@ async def _stream(request: HubRequest, ask: Ask, body: schemas.ChatCompletionReq
         await events.aclose()
         raise
     include_usage = body.stream_options is not None and body.stream_options.include_usage
-    writer = openai_answer.ChunkWriter(started, include_usage=include_usage)
+    writer = openai_answer.ChunkWriter(started, include_usage=include_usage, is_json=bool(ask.turn.json_schema))
     chunks = as_sse(events, writer, describe_error=lambda error: as_http(error).body)
     return EventStreamResponse(chunks, events)  # type: ignore[return-value]
 

@@ -21,6 +21,7 @@ from django.db import Error, InterfaceError, OperationalError
 from redis.asyncio import Redis
 
 from chat.archive_writer import erase_session, find_conversation, find_heads, write_outcomes
+from chat.blocks import chars_of
 from chat.conversation import Conversation, Head, Outcome, dump_outcome, load_outcome, now_ms
 from chat.database_thread import DatabaseThread
 from chat.errors import DatabaseUnavailable, StoreUnavailable
@@ -284,7 +285,7 @@ class _Waiting:
 
     @property
     def chars(self) -> int:
-        return sum(len(block) for message in self.outcome.messages for block in message.blocks)
+        return sum(chars_of(message.blocks) for message in self.outcome.messages)
 
     def is_of(self, owner: str, session_id: str) -> bool:
         head = self.outcome.head

@@ -18,14 +18,17 @@ from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
+from chat.blocks import dump_blocks, load_blocks
 from chat.conversation import Conversation, Figures, Head, Outcome, StoredMessage
 from chat.models import ApiKey, Message, Session, TurnRecord
 from chat.rows import insert
+from providers.events import Role
 
 logger = logging.getLogger(__name__)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_COUNT = 2**31 - 1
+ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
 MAX_COST_USD = 999_999
 MAX_DECISION_CHARS = 20_000
 # A deleted session's mark stays longer than any turn that was under way when it was deleted.
@@ -330,7 +333,7 @@ def _messages(head: Head, outcome: Outcome) -> Iterable[_NewMessage]:
             position=outcome.keep + index,
             revision=head.revision,
             role=message.role,
-            content=orjson.dumps(message.blocks).decode(),
+            content=orjson.dumps(dump_blocks(message.blocks)).decode(),
             provider=_text(message.provider, 50),
             model=_text(message.model, 200),
             is_partial=message.is_partial,
@@ -349,8 +352,8 @@ def _conversation(row: Session | None, messages: Sequence[Message]) -> Conversat
 
 def _stored(message: Message, tokens: tuple[int, int] | None) -> StoredMessage:
     return StoredMessage(
-        role="assistant" if message.role == "assistant" else "user",
-        blocks=tuple(orjson.loads(message.content)),
+        role=ROLES.get(message.role, "user"),
+        blocks=load_blocks(orjson.loads(message.content)),
         turn_id=message.turn_id,
         at_ms=_ms(message.created_at),
         provider=message.provider,

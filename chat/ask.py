@@ -16,7 +16,8 @@ class Ask:
 
     `has_answers`: there were answers among the messages, if only such without a text, so they are a history. Empty
     `provider`, `model` or `session_id` leave the choice to the hub. `fallback` says who else may answer: None leaves it
-    to the key, True to the hub's chain, names are the chain.
+    to the key, True to the hub's chain, names are the chain. Unless `is_stored`, nothing of it is kept, nor is anything
+    remembered before it: no session is opened.
     """
 
     turn: Turn
@@ -27,15 +28,17 @@ class Ask:
     has_answers: bool = False
     request_id: str = ""
     fallback: bool | tuple[str, ...] | None = None
+    is_stored: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """First of all events: the request is counted. `session_id` is empty where no session is open: none can be kept
-    while Redis is away, or an error comes next."""
+    """First of all events: the request is counted. `session_id` is empty where no session is open: none is wanted, none
+    can be kept while Redis is away, or an error comes next. `turn_id` names what the turn leaves in the session."""
 
     session_id: str
     standing: Standing
+    turn_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
+from chat.blocks import dump_blocks, load_blocks
 from chat.ids import new_id
-from providers.events import Message, Role
+from providers.events import Block, Message, Role
 
 TITLE_CHARS = 80
 
@@ -27,7 +28,7 @@ class StoredMessage:
     """
 
     role: Role
-    blocks: tuple[str, ...]
+    blocks: tuple[Block, ...]
     turn_id: str
     at_ms: int
     provider: str = ""
@@ -70,7 +71,7 @@ class Conversation:
 
     @property
     def places(self) -> list[int]:
-        """Where the messages are that may be replayed: those with a text, of turns that came to their end."""
+        """Where the messages are that may be replayed: those with any content, of turns that came to their end."""
         return [place for place, message in enumerate(self.messages) if not message.is_partial and any(message.blocks)]
 
     def cut(self, keep: int) -> int:
@@ -107,7 +108,12 @@ def load_head(raw: bytes | str) -> Head:
 
 def dump_message(message: StoredMessage) -> bytes:
     """Short names: a long conversation repeats them thousands of times."""
-    body: dict[str, Any] = {"r": message.role, "b": message.blocks, "t": message.turn_id, "at": message.at_ms}
+    body: dict[str, Any] = {
+        "r": message.role,
+        "b": dump_blocks(message.blocks),
+        "t": message.turn_id,
+        "at": message.at_ms,
+    }
     if message.provider or message.model:
         body |= {"p": message.provider, "m": message.model}
     if message.is_partial:
@@ -121,7 +127,7 @@ def load_message(raw: bytes | str) -> StoredMessage:
     body: dict[str, Any] = orjson.loads(raw)
     return StoredMessage(
         role=body["r"],
-        blocks=tuple(body["b"]),
+        blocks=load_blocks(body["b"]),
         turn_id=body["t"],
         at_ms=body["at"],
         provider=body.get("p", ""),

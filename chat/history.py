@@ -16,11 +16,13 @@ Mode = Literal["auto", "append", "replace"]
 
 # A question and its answer: less than that in common may be chance ("ok") where the rest contradicts.
 LEAST_COMMON = 2
+# So much of the end of a file, with its length, tells it from others.
+MEDIA_MARK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """The first `keep` stored messages stay, the rest is replaced; `new` follows. `new` ends with the question."""
+    """The first `keep` stored messages stay, the rest is replaced; `new` follows, and ends with what is asked."""
 
     keep: int
     new: tuple[Message, ...]
@@ -29,7 +31,7 @@ class Merge:
 def merge(
     stored: Sequence[Message], sent: Sequence[Message], mode: Mode = "auto", *, has_answers: bool = False
 ) -> Merge:
-    """Decide what of a request is new. `sent` is never empty and ends with a user message.
+    """Decide what of a request is new. `sent` is never empty and ends with a user message, or with results of calls.
 
     `has_answers`: there were answers without a text among them, which are left out.
     """
@@ -98,9 +100,16 @@ def _common_starts(pattern: list[_Key], text: list[_Key]) -> list[int]:
     return agree[len(pattern) + 1 :]
 
 
-_Key = tuple[str, str]
+_Key = tuple[str, ...]
 
 
 def _key(message: Message) -> _Key:
-    """What makes two messages the same: agents trim texts and join their parts."""
-    return message.role, message.text.replace("\r\n", "\n").strip()
+    """What makes two messages the same: agents trim texts and join their parts.
+
+    A call or a result is known by its id alone: agents add to the arguments, and leave out the words before a call.
+    """
+    ids = [call.id for call in message.calls] or [result.call_id for result in message.results]
+    if ids:
+        return (message.role, *ids)
+    shown = [f"{media.mime_type} {len(media.data)} {media.data[-MEDIA_MARK:]}" for media in message.media]
+    return (message.role, message.text.replace("\r\n", "\n").strip(), *shown)

@@ -18,7 +18,16 @@ from chat.ask import Admitted, Answering, Note
 from chat.conversation import now_ms
 from chat.errors import ChatError
 from providers.errors import ProviderError
-from providers.events import Event, FinishReason, ReasoningDelta, TextDelta, TurnFinished, TurnStarted
+from providers.events import (
+    Event,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    TurnFinished,
+    TurnStarted,
+    Working,
+)
 from providers.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -39,6 +48,7 @@ class LiveTurn:
         self.provider = ""
         self.model = ""
         self.pieces: list[str] = []
+        self.calls: list[ToolCall] = []
         self.reason: FinishReason | None = None
         self.error: Exception | None = None
         self.status: Status = "running"
@@ -110,7 +120,9 @@ class LiveTurn:
                 self.pieces.append(text)
             case TurnFinished(reason):
                 self.reason = reason
-            case ReasoningDelta():
+            case ToolCall():
+                self.calls.append(event)
+            case ReasoningDelta() | Working():
                 pass  # that it lives is all there is to tell
             case _:
                 return

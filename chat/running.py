@@ -5,14 +5,29 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
+from chat.blocks import chars_of
 from chat.conversation import Conversation, Figures, Outcome, StoredMessage, now_ms, title_of
 from chat.decisions import as_record, route_text
 from chat.errors import ChatError
 from chat.history import Merge, Mode, merge
 from chat.ids import new_id
+from chat.pairing import paired
 from chat.sessions import Held, after_turn
-from providers.events import Event, Message, ReasoningDelta, TextDelta, Turn, TurnFinished, TurnStarted, Usage
+from providers.events import (
+    Block,
+    Event,
+    Message,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    Turn,
+    TurnFinished,
+    TurnStarted,
+    Usage,
+    Working,
+)
 from providers.route import Attempt, Decision
 
 CHARS_PER_TOKEN = 4
@@ -53,6 +68,7 @@ class RunningTurn:
     finished: TurnFinished | None = None
     _usage: Usage | None = None
     _texts: list[str] = field(default_factory=list)
+    _calls: list[ToolCall] = field(default_factory=list)
     _output_chars: int = 0
     _began_ms: int = field(default_factory=now_ms)
     _began_at: float = field(default_factory=time.monotonic)
@@ -65,6 +81,10 @@ class RunningTurn:
         self.merge = merge(stored, self.turn.messages, mode, has_answers=has_answers)
         messages = (*stored[: self.merge.keep], *self.merge.new)
         self.turn = replace(self.turn, messages=messages, system=self.turn.system or before.head.system)
+
+    def pair(self) -> None:
+        """Have every call of the conversation answered. Raises BadRequest for a result that belongs to none."""
+        self.turn = replace(self.turn, messages=paired(self.turn.messages))
 
     @property
     def session_id(self) -> str:
@@ -79,6 +99,11 @@ class RunningTurn:
                 self._texts.append(text)
                 self._note_output(text)
             case ReasoningDelta(text):
+                self._note_output(text)
+            case Working():
+                self._note_output("")
+            case ToolCall(arguments=text):
+                self._calls.append(event)
                 self._note_output(text)
             case Usage():
                 self._usage = event
@@ -96,7 +121,7 @@ class RunningTurn:
 
     @property
     def has_answer(self) -> bool:
-        return any(self._texts)
+        return any(self._texts) or bool(self._calls)
 
     # --- what it used ----------------------------------------------------------------------------------------------
 
@@ -173,7 +198,7 @@ class RunningTurn:
             system=before.system if messages[-1].is_partial else self.turn.system,
             provider=self.provider,
             model=self.model,
-            chars=sum(len(block) for message in whole for block in message.blocks),
+            chars=sum(chars_of(message.blocks) for message in whole),
         )
         return Outcome(replace(figures, session_uid=before.uid), head, keep, messages)
 
@@ -183,7 +208,7 @@ class RunningTurn:
         asked = [StoredMessage(it.role, it.blocks, self.turn_id, self._began_ms, is_partial=is_partial) for it in new]
         answer = StoredMessage(
             role="assistant",
-            blocks=("".join(self._texts),),
+            blocks=self._answer_blocks(),
             turn_id=self.turn_id,
             at_ms=now,
             provider=self.provider,
@@ -192,6 +217,10 @@ class RunningTurn:
             tokens=tokens,
         )
         return (*asked, answer)
+
+    def _answer_blocks(self) -> tuple[Block, ...]:
+        text = "".join(self._texts)
+        return (*((text,) if text or not self._calls else ()), *self._calls)
 
     def _route(self) -> str:
         if self.decision is None:
@@ -224,8 +253,5 @@ class RunningTurn:
 
 
 def _sum(usages: list[Usage]) -> Usage:
-    """Counts together; a cost would hold only for some of them."""
-    counts = zip(
-        *((it.input_tokens, it.output_tokens, it.cached_tokens, it.reasoning_tokens) for it in usages), strict=True
-    )
-    return Usage(*map(sum, counts))
+    """All together; a cost would hold only for some of them."""
+    return replace(reduce(Usage.plus, usages), cost_usd=None)

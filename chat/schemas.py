@@ -10,29 +10,55 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from chat.tool_schemas import MAX_TOOLS, Effort, ResponseFormat, ToolCallBody, ToolChoice, ToolDefinition
+
 # Far beyond any real conversation; validating this many takes about 0.1 s, in which nobody else is served.
 MAX_PARTS = 10_000
 MAX_FIELDS = 200
 MAX_FALLBACKS = 16
 MAX_NAME_CHARS = 200
+MAX_CALLS = 128
 
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value != "auto"
 
 
+class ImageUrl(BaseModel):
+    """`url` is a data URL; an http address only where the hub's owner allows it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    url: str
+    detail: str | None = None
+
+
+class FileContent(BaseModel):
+    """`file_data` is a data URL."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    file_data: str | None = None
+    filename: str | None = None
+
+
 class ContentPart(BaseModel):
+    """A text, an image (`image_url`) or a PDF (`file`)."""
+
     model_config = ConfigDict(extra="allow", strict=True)
     type: str
     text: str | None = None
+    refusal: str | None = None
+    image_url: ImageUrl | str | None = None
+    file: FileContent | None = None
 
 
 class ChatMessage(BaseModel):
-    """One message. Assistant content may be null or empty, as agents send it."""
+    """One message. Assistant content may be null or empty, as agents send it beside `tool_calls`."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    tool_calls: Annotated[list[ToolCallBody], Field(max_length=MAX_CALLS)] | None = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(BaseModel):
@@ -54,6 +80,15 @@ class ChatCompletionRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Effort | None = None
+    user: str | None = Field(default=None, description="`session:ID` names the session, as X-Session-ID does.")
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="Its `session_id` names the session, as X-Session-ID does."
+    )
     fallback: bool | list[str] | None = Field(
         default=None,
         description="Who may answer if the provider that was named fails before its first word: true for the hub's "
@@ -104,17 +139,33 @@ class UsageBody(BaseModel):
     cost_usd: float | None = None
 
 
+class AnswerFunction(BaseModel):
+    name: str
+    arguments: str
+
+
+class AnswerToolCall(BaseModel):
+    """A call the caller is to carry out; `arguments` is a JSON object that fits the function's schema, as a text."""
+
+    id: str
+    type: Literal["function"]
+    function: AnswerFunction
+
+
 class AssistantMessage(BaseModel):
+    """`content` is null beside calls without a word, and beside a refusal."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: str | None = None
+    tool_calls: list[AnswerToolCall] | None = None
     reasoning_content: str | None = None
 
 
 class Choice(BaseModel):
     index: int
     message: AssistantMessage
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: Literal["stop", "length", "content_filter", "tool_calls"]
     logprobs: Any = None
 
 
@@ -156,11 +207,22 @@ class SessionUsage(BaseModel):
     completion_tokens: int
 
 
+class SessionFile(BaseModel):
+    """An image or a document of a message, without its content; `bytes` is its size."""
+
+    type: str
+    name: str | None
+    bytes: int
+
+
 class SessionMessage(BaseModel):
     """One message. `incomplete`: its turn was cancelled in mid-answer; it is shown, but no model sees it again."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: list[AnswerToolCall] | None = None
+    tool_call_id: str | None = None
+    files: list[SessionFile] | None = None
     created_at: str | None = None
     provider: str | None = None
     model: str | None = None

@@ -50,13 +50,15 @@ async def answer(caller: Caller, ask: Ask) -> AsyncGenerator[Note | Event, None]
         try:
             caller.require("chat")
             _hold(here, caller, running)  # the key's place, also while the session has to be waited for
-            await _open_session(here, caller, ask, running)
+            if ask.is_stored:
+                await _open_session(here, caller, ask, running)
+            running.pair()
             _hold(here, caller, running)
             decision = await _decide(caller, ask, running)
         except (ChatError, ProviderError):
             yield Admitted("", standing)  # the headers of an error tell where the key stands, too
             raise
-        yield Admitted(running.session_id, standing)
+        yield Admitted(running.session_id, standing, running.turn_id)
         async with aclosing(_run(caller, ask, running, decision)) as events:
             async for event in events:
                 running.note(event)

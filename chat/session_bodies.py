@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from chat.conversation import Conversation, Head, StoredMessage
-from chat.schemas import SessionBody, SessionListed, SessionMessage, SessionUsage
+from chat.schemas import AnswerToolCall, SessionBody, SessionFile, SessionListed, SessionMessage, SessionUsage
+from chat.wire.openai_answer import tool_call_body
+from providers.events import Media
 
 
 def whole(conversation: Conversation) -> SessionBody:
@@ -34,15 +36,23 @@ def _message(message: StoredMessage) -> SessionMessage:
     usage = None
     if message.tokens:
         usage = SessionUsage(prompt_tokens=message.tokens[0], completion_tokens=message.tokens[1])
+    said = message.as_message()
     return SessionMessage(
         role=message.role,
-        content="".join(message.blocks),
+        content=said.results[0].text if said.results else said.text,
+        tool_calls=[AnswerToolCall.model_validate(tool_call_body(call)) for call in said.calls] or None,
+        tool_call_id=said.results[0].call_id if said.results else None,
+        files=[SessionFile(type=it.mime_type, name=it.name or None, bytes=_bytes(it)) for it in said.media] or None,
         created_at=_iso(message.at_ms),
         provider=message.provider or None,
         model=message.model or None,
         usage=usage,
         status="incomplete" if message.is_partial else "complete",
     )
+
+
+def _bytes(media: Media) -> int:
+    return len(media.data) * 3 // 4 - media.data[-2:].count("=")
 
 
 def _iso(moment_ms: int) -> str:

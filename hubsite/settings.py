@@ -24,6 +24,8 @@ env = Env(HUB_ENVIRON)
 
 HUB_DATA_DIR = env.path("HUB_DATA_DIR", BASE_DIR / "var", base=BASE_DIR)
 HUB_MAX_BODY_BYTES = env.integer("HUB_MAX_BODY_BYTES", 16 * 1024 * 1024, least=1_024)
+HUB_MEDIA_MAX_BYTES = env.integer("HUB_MEDIA_MAX_BYTES", 10 * 1024 * 1024, least=1_024)
+HUB_MEDIA_MAX_COUNT = env.integer("HUB_MEDIA_MAX_COUNT", 20, least=0)
 HUB_SHUTDOWN_GRACE_S = env.number("HUB_SHUTDOWN_GRACE_S", 30.0, most=3_600)
 HUB_HEARTBEAT_S = env.number("HUB_HEARTBEAT_S", 10.0, least=0.1, most=60)
 HUB_MAX_STARTS = env.integer("HUB_MAX_STARTS", min(2, os.cpu_count() or 1), least=1, most=1_024)

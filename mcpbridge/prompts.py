@@ -11,6 +11,7 @@ from mcp.types import INVALID_PARAMS
 from pydantic import Field
 
 from chat import conversations, service
+from chat.blocks import as_text
 from chat.errors import BadRequest
 from mcpbridge.failures import as_protocol_errors
 from mcpbridge.who import current_caller
@@ -108,4 +109,4 @@ async def _transcript(session_id: str) -> str:
         found = await conversations.get_session(caller, session_id)
         if not found.messages:
             raise BadRequest("this conversation holds no message yet", param="session_id")
-    return "\n\n".join(f"{it.role}: {''.join(it.blocks)}" for it in found.messages)
+    return "\n\n".join(f"{it.role}: {as_text(it.blocks)}" for it in found.messages)

@@ -46,7 +46,7 @@ class ProvidersResult(BaseModel):
 
 
 class MessageInfo(BaseModel):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
     provider: str
     model: str

@@ -13,6 +13,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 
 from chat.admin.live import LiveMessages
+from chat.blocks import as_text, load_blocks
 from chat.conversation import Head, StoredMessage
 from chat.models import Message, Session, TurnRecord
 
@@ -137,13 +138,13 @@ def _tokens_of(turn_ids: set[str]) -> dict[str, tuple[int, int]]:
 
 def _archived(message: Message, tokens: tuple[int, int] | None) -> Line:
     names = ("role", "turn_id", "created_at", "provider", "model", "is_partial", "replaced_at")
-    text = "".join(orjson.loads(message.content))
+    text = as_text(load_blocks(orjson.loads(message.content)))
     return Line(text=text, tokens=tokens, **{name: getattr(message, name) for name in names})
 
 
 def _live(message: StoredMessage) -> Line:
     names = ("role", "turn_id", "provider", "model", "is_partial", "tokens")
-    text = "".join(message.blocks)
+    text = as_text(message.blocks)
     return Line(text=text, created_at=time_of(message.at_ms), **{name: getattr(message, name) for name in names})
 
 

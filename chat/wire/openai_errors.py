@@ -38,6 +38,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (engine.ModelUnknown, 404, "invalid_request_error"),
     (engine.RequestTooLarge, 413, "invalid_request_error"),
     (engine.TurnRefused, 400, "invalid_request_error"),
+    (engine.AnswerInvalid, 502, "server_error"),
     # The vendor's refusal of the hub's login is not the caller's 401.
     (engine.ProviderUnavailable, 503, "server_error"),
     (engine.RateLimited, 429, "rate_limit_error"),
@@ -48,7 +49,12 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (engine.WorkerFailed, 502, "server_error"),
 )
 
-PARAMS: dict[type[Exception], str] = {engine.ModelUnknown: "model", engine.ProviderUnknown: "provider"}
+OF_PARAMETERS: dict[type[Exception], str] = {
+    engine.ToolsUnsupported: "tools",
+    engine.JsonUnsupported: "response_format",
+    engine.MediaUnsupported: "messages",
+}
+PARAMS: dict[type[Exception], str] = {engine.ModelUnknown: "model", engine.ProviderUnknown: "provider", **OF_PARAMETERS}
 
 
 @dataclass(frozen=True, slots=True)

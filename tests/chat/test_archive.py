@@ -262,7 +262,7 @@ def result_of(outcomes: Sequence[Outcome]) -> Conversation:
 
 
 def texts(conversation: Conversation | None) -> list[str]:
-    return ["".join(it.blocks) for it in conversation.messages] if conversation else []
+    return [it.as_message().text for it in conversation.messages] if conversation else []
 
 
 def aged(outcome: Outcome) -> Outcome:

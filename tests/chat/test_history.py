@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from chat.history import Merge, Mode, merge
 from chat.schemas import ChatCompletionRequest
 from chat.wire.openai_request import to_turn
-from providers.events import Message, Role
+from providers.events import Media, Message, Role, ToolCall, ToolResult
 
 FIXED = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 THOROUGH = settings(FIXED, max_examples=150)
@@ -297,3 +297,46 @@ def test_history_whose_only_answer_had_no_text_is_a_history() -> None:
     sent = [user("q1"), user("q2")]
     merged = merge([user("q1"), user("q2"), assistant("a2")], sent, has_answers=True)
     assert merged == Merge(1, (user("q2"),))
+
+
+# --- calls and their results -----------------------------------------------------------------------------------------
+
+
+def made(*ids: str, text: str = "", arguments: str = "{}") -> Message:
+    return Message("assistant", (*((text,) if text else ()), *(ToolCall(it, "f", arguments) for it in ids)))
+
+
+def result(call_id: str, text: str = "r") -> Message:
+    return Message("tool", (ToolResult(call_id, (text,)),))
+
+
+ROUND = (Message("user", ("q",)), made("a", "b", text="Let me."))
+
+
+def test_results_alone_go_on_with_the_session() -> None:
+    found = merge(ROUND, (result("a"), result("b")))
+    assert (found.keep, found.new) == (2, (result("a"), result("b")))
+
+
+def test_an_agent_that_sends_everything_is_recognised_though_it_changed_the_call() -> None:
+    """n8n leaves out the words before a call, and puts keys of its own into the arguments."""
+    sent = (ROUND[0], made("a", "b", arguments='{"tool": "f"}'), result("a"), result("b"))
+    found = merge(ROUND, sent, has_answers=True)
+    assert (found.keep, found.new) == (2, (result("a"), result("b")))
+    stored = (*ROUND, result("a"), result("b"), Message("assistant", ("done",)))
+    found = merge(stored, (*sent, Message("assistant", ("done",)), Message("user", ("more",))), has_answers=True)
+    assert (found.keep, found.new) == (5, (Message("user", ("more",)),))
+
+
+def test_a_window_may_begin_with_a_result() -> None:
+    stored = (*ROUND, result("a"), result("b"), Message("assistant", ("done",)))
+    found = merge(stored, (result("b"), Message("assistant", ("done",)), Message("user", ("more",))))
+    assert (found.keep, found.new) == (5, (Message("user", ("more",)),))
+
+
+def test_the_same_words_about_another_picture_are_another_message() -> None:
+    one, two = (Message("user", ("What is it?", Media("image/png", data))) for data in ("AAAA", "BBBB"))
+    stored = (one, Message("assistant", ("a cat",)))
+    sent = (two, Message("assistant", ("a cat",)), Message("user", ("sure?",)))
+    assert merge(stored, sent).keep == 0
+    assert merge(stored, (one, *sent[1:])).keep == 2

@@ -16,11 +16,8 @@ USER = {"role": "user", "content": "Hi"}
 # Values that ask for something, and values clients send that ask for nothing.
 ASKING: dict[str, list[Any]] = {
     "n": [2, 0, "1"],
-    "tools": [[{"type": "function", "function": {"name": "f"}}]],
     "functions": [[{"name": "f"}]],
-    "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}],
     "function_call": [{"name": "f"}],
-    "response_format": [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}, "json"],
     "logprobs": [True],
     "top_logprobs": [2],
     "logit_bias": [{"50256": -100}],
@@ -31,11 +28,8 @@ ASKING: dict[str, list[Any]] = {
 }
 HARMLESS: dict[str, list[Any]] = {
     "n": [1],
-    "tools": [[]],
     "functions": [[]],
-    "tool_choice": ["none", "auto"],
     "function_call": ["none", "auto"],
-    "response_format": [{"type": "text"}],
     "logprobs": [False],
     "top_logprobs": [0],
     "logit_bias": [{}],
@@ -91,26 +85,25 @@ def test_ignored_list_names_fields_at_any_depth_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "input_audio"}])
-def test_part_that_is_no_text_is_refused_with_its_place(part: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ({"type": "image_url", "image_url": {"url": "http://example.com/x.png"}}, ".image_url"),
+        ({"type": "file", "file": {"file_id": "file-1"}}, ""),
+        ({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}, ""),
+    ],
+    ids=["address", "upload", "audio"],
+)
+def test_part_the_hub_has_no_way_for_is_refused_with_its_place(part: dict[str, Any], where: str) -> None:
     message = {"role": "user", "content": [{"type": "text", "text": "Look:"}, part]}
     with pytest.raises(Unsupported) as caught:
         to_turn(read(messages=[USER, message]))
-    assert caught.value.param == "messages[1].content[1]"
+    assert caught.value.param == f"messages[1].content[1]{where}"
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"role": "tool", "tool_call_id": "1", "content": "4"},
-        {"role": "function", "name": "f", "content": "4"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
-        {"role": "assistant", "content": "", "function_call": {"name": "f"}},
-    ],
-)
-def test_tool_turn_is_refused_with_its_place(message: dict[str, Any]) -> None:
+def test_messages_of_the_role_before_tools_are_refused() -> None:
     with pytest.raises(Unsupported) as caught:
-        to_turn(read(messages=[USER, message, USER]))
+        to_turn(read(messages=[USER, {"role": "function", "name": "f", "content": "4"}, USER]))
     assert caught.value.param == "messages[1]"
 
 

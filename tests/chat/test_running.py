@@ -13,6 +13,7 @@ import pytest
 from django.db import OperationalError
 
 from chat import choice, ending, prices, service
+from chat.blocks import chars_of
 from chat.conversation import Conversation, Outcome, StoredMessage, dump_outcome, load_outcome, new_conversation
 from chat.errors import DatabaseUnavailable
 from chat.history import Mode
@@ -36,7 +37,7 @@ OLD = (
 
 def conversation(*messages: StoredMessage, system: str = "") -> Conversation:
     head = new_conversation("alice", "s1", ttl_s=60).head
-    size = sum(len(block) for it in messages for block in it.blocks)
+    size = sum(chars_of(it.blocks) for it in messages)
     return Conversation(replace(head, system=system, chars=size), messages)
 
 
@@ -63,7 +64,7 @@ def finished(turn: RunningTurn, usage: Usage | None = None) -> RunningTurn:
 
 
 def left(outcome: Outcome) -> list[tuple[str, str, bool]]:
-    return [(it.role, "".join(it.blocks), it.is_partial) for it in outcome.messages]
+    return [(it.role, it.as_message().text, it.is_partial) for it in outcome.messages]
 
 
 def sent(turn: RunningTurn) -> list[str]:

@@ -51,6 +51,9 @@ def alice(lister: HubProcess, keys: dict[str, str]) -> Iterator[httpx.Client]:
         yield client
 
 
+NO_TOOLS = {"tool_calls": None, "tool_call_id": None, "files": None}
+
+
 def turn(client: httpx.Client, session_id: str, text: str, **fields: Any) -> None:
     assert answer_of(client.post(CHAT, json=ask(text, **fields), headers={SESSION: session_id})) == text
 
@@ -79,10 +82,11 @@ def test_session_is_shown_with_all_that_is_known_of_it(alice: httpx.Client) -> N
         "model": None,
         "usage": None,
         "status": "complete",
+        **NO_TOOLS,
     }
     assert all(began_at <= moment(it.pop("created_at")) <= times["updated_at"] for it in said)
-    question = {"role": "user", "provider": None, "model": None, "usage": None, "status": "complete"}
-    answer = {"role": "assistant", "provider": "echo", "model": "echo", "status": "complete"}
+    question = {"role": "user", "provider": None, "model": None, "usage": None, "status": "complete", **NO_TOOLS}
+    answer = {"role": "assistant", "provider": "echo", "model": "echo", "status": "complete", **NO_TOOLS}
     assert said == [
         {**question, "content": "Hello\n there"},
         {**answer, "content": "Hello\n there", "usage": {"prompt_tokens": 12, "completion_tokens": 8}},

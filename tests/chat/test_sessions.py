@@ -554,7 +554,7 @@ def ended(before: Conversation, text: str) -> Outcome:
 
 async def stored(sessions: Sessions, session_id: str) -> list[str]:
     found = await sessions.get("alice", session_id)
-    return [] if found is None else ["".join(it.blocks) for it in found.messages]
+    return [] if found is None else [it.as_message().text for it in found.messages]
 
 
 async def with_one_turn(sessions: Sessions, session_id: str) -> Conversation:

@@ -1,0 +1,68 @@
+"""Functions, choices and formats of a request as the engine has them, whichever dialect they came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from chat.errors import BadRequest
+from providers.events import ANY_OBJECT, Tool, Toolbox, ToolMode
+from providers.json_schema import SchemaInvalid, compiled
+
+# JSON objects, of any shape.
+NO_PARAMETERS = b'{"type":"object","properties":{}}'
+MAX_SCHEMA_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function as the caller describes it; `where` it stands in the request."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any] | None
+    where: str
+
+
+def read_toolbox(functions: Sequence[Function], mode: ToolMode, only: str, *, is_parallel: bool | None) -> Toolbox:
+    """Raises BadRequest, naming the field."""
+    tools = tuple(
+        Tool(it.name, it.description, read_schema(it.parameters, it.where) if it.parameters else NO_PARAMETERS)
+        for it in functions
+    )
+    names = [tool.name for tool in tools]
+    if len(set(names)) < len(names):
+        raise BadRequest("every tool must have a name of its own", param="tools")
+    if only and only not in names:
+        raise BadRequest(f"tool_choice names {only!r}, which is not among the tools", param="tool_choice")
+    if not tools and mode == "required":
+        raise BadRequest("tool_choice asks for a call, and there are no tools", param="tool_choice")
+    return Toolbox(tools, mode, only, is_parallel is not False)
+
+
+def read_schema(schema: dict[str, Any], where: str) -> bytes:
+    """A JSON Schema as JSON, once it is known to be one. Raises BadRequest."""
+    try:
+        written = orjson.dumps(schema)
+        if len(written) > MAX_SCHEMA_BYTES:
+            raise BadRequest(f"a schema has at most {MAX_SCHEMA_BYTES} bytes", param=where)
+        compiled(written)
+    except (SchemaInvalid, TypeError, RecursionError) as exc:
+        raise BadRequest(f"that is no JSON Schema: {exc}", param=where) from exc
+    return written
+
+
+def read_format(kind: str, schema: dict[str, Any] | None, where: str) -> bytes:
+    """What the answer has to be an instance of; empty for one in words. Raises BadRequest."""
+    if kind == "text":
+        return b""
+    if kind == "json_object":
+        return ANY_OBJECT
+    if schema is None:
+        raise BadRequest("a json_schema format must have a schema", param=where)
+    if schema.get("type", "object") != "object":
+        raise BadRequest("the schema of an answer must be one of an object", param=where)
+    return read_schema(schema, where)
