@@ -1,47 +1,40 @@
 """One codex process over its app-server protocol: a thread for every conversation, dropped before the next one's.
 
 A thread lives in memory alone and knows nothing of others, so an emptied process is clean by its making. A failed or
-interrupted turn's thread is never gone on with.
+interrupted turn's thread is never gone on with, nor one in which the model called a tool: the caller runs it, and comes
+back with a conversation that a new thread is filled with.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from providers.adapters import codex_wire as wire
 from providers.adapters.base import Driver
+from providers.adapters.codex_answer import Answer
+from providers.adapters.codex_files import effort_of
+from providers.adapters.codex_history import history_items
+from providers.adapters.codex_json import form_of
+from providers.adapters.codex_tools import Offered, offer
 from providers.adapters.json_lines import Json, Reply
-from providers.errors import NeedsLogin, ProtocolBroken, ProviderError, StreamCut, excerpt
-from providers.events import (
-    Event,
-    LimitNotice,
-    Message,
-    ReasoningDelta,
-    TextDelta,
-    Turn,
-    TurnFinished,
-    TurnStarted,
-    Usage,
-)
+from providers.errors import NeedsLogin, ProtocolBroken, ProviderError, excerpt
+from providers.events import Event, Message, Tool, Turn, TurnFinished, TurnStarted
 from providers.history_digest import extended, history_digest
 from providers.process import Process
 
 CLIENT: Json = {"name": "llm-mcp-hub", "title": "LLM MCP Hub", "version": "1"}
 
-# Whatever else the model brings forth is a tool, and none is offered.
-ITEMS = ("userMessage", "agentMessage", "reasoning")
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a thread keeps for good. `has_calls`: the model may call a tool, if only as it finds it in the history."""
 
-@dataclass(slots=True)
-class _Answer:
-    """What has come of an answer so far."""
-
-    model: str
-    has_started: bool = False
-    texts: list[str] = field(default_factory=list)
-    usage: Usage | None = None
-    limits: tuple[LimitNotice, ...] = ()
+    system: str
+    tools: tuple[Tool, ...] = ()
+    note: str = ""
+    effort: str | None = None
+    has_calls: bool = False
 
 
 class CodexDriver(Driver):
@@ -57,7 +50,8 @@ class CodexDriver(Driver):
         self._requests = 0
         self._is_open = False  # the last request has no reply yet
         self._thread = ""
-        self._system = self._model = ""  # what the thread was started with
+        self._model = ""
+        self._terms = Terms("")
         self._turn = ""  # a turn that has not come to its end
         self._memory: bytes | None = None
 
@@ -71,12 +65,19 @@ class CodexDriver(Driver):
 
     async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
         history = history_digest(turn)
-        if not await self._recall(history, turn.system):
-            await self._open_thread(turn)
-        answer = _Answer(self._model)
-        await self._ask(turn.messages[-1])
+        is_kept = await self._recall(history, terms := self._terms_of(turn))
+        if not is_kept:
+            await self._open_thread(turn, terms)
+        answer = Answer(self._model, Offered(terms.tools), self._mend_login)
+        await self._ask(turn, is_kept=is_kept)
+        is_ending = False
         while (finished := self._end_of(message := await self._next(), answer)) is None:
-            for event in self._hear(message, answer):
+            events = self._hear(message, answer)
+            # Before anybody is told of it: the CLI may be about to ask its vendor again.
+            if answer.has_to_end and not is_ending:
+                is_ending = True
+                await self._send("turn/interrupt", {"threadId": self._thread, "turnId": self._turn})
+            for event in events:
                 yield event
         if isinstance(finished, ProviderError):
             for limit in answer.limits:
@@ -84,6 +85,8 @@ class CodexDriver(Driver):
             raise finished
         if not answer.has_started:
             yield TurnStarted(answer.model)
+        for call in answer.calls if finished.reason == "tool_calls" else ():
+            yield call
         self._memory = self._learn(extended(history, turn.messages[-1]), answer, finished)
         yield finished
 
@@ -104,14 +107,24 @@ class CodexDriver(Driver):
 
     # --- before the answer -----------------------------------------------------------------------------------------
 
-    async def _recall(self, history: bytes, system: str) -> bool:
+    def _terms_of(self, turn: Turn) -> Terms:
+        tools = () if turn.toolbox.mode == "none" else turn.toolbox.tools
+        return Terms(
+            system=turn.system,
+            tools=tools,
+            note=form_of(turn.json_schema).note,
+            effort=effort_of(turn.model or self._default_model, turn.sampling.reasoning_effort),
+            has_calls=bool(tools or turn.calls_by_id),
+        )
+
+    async def _recall(self, history: bytes, terms: Terms) -> bool:
         """Whether the thread goes on with that very history. From here on it holds nothing that could be continued."""
         held, self._memory = self._memory, None
         if not self._thread:
             return False
         if held != history:
             raise ProtocolBroken("this codex process holds another conversation")
-        if self._system != system:  # that of a thread stays for good
+        if self._terms != terms:
             await self._drop_thread()
         return bool(self._thread)
 
@@ -120,7 +133,7 @@ class CodexDriver(Driver):
             await self._call("thread/unsubscribe", {"threadId": self._thread})
             self._thread = ""
 
-    async def _open_thread(self, turn: Turn) -> None:
+    async def _open_thread(self, turn: Turn, terms: Terms) -> None:
         wish = {
             "model": turn.model or self._default_model,
             "baseInstructions": turn.system.encode(errors="replace").decode(),
@@ -130,10 +143,14 @@ class CodexDriver(Driver):
             "ephemeral": True,
             "environments": [],  # no shell and no files, also for a model that asks for them
         }
-        self._system = turn.system
+        if terms.tools:
+            wish["dynamicTools"] = [offer(tool) for tool in terms.tools]
+        if terms.note:
+            wish["developerInstructions"] = terms.note
+        if terms.has_calls:
+            wish["experimentalRawEvents"] = True
+        self._terms = terms
         self._take_thread(await self._call("thread/start", wish))
-        if items := [wire.history_item(message) for message in turn.messages[:-1]]:
-            await self._call("thread/inject_items", {"threadId": self._thread, "items": items})
 
     def _take_thread(self, result: Json) -> None:
         match result:
@@ -147,64 +164,41 @@ class CodexDriver(Driver):
             case _:
                 raise ProtocolBroken("codex opened no thread for a pure chat")
 
-    async def _ask(self, question: Message) -> None:
-        result = await self._call("turn/start", {"threadId": self._thread, "input": wire.question_input(question)})
+    async def _ask(self, turn: Turn, *, is_kept: bool) -> None:
+        """Begin the turn with the user's plain words; what else the conversation ends with is put into the thread."""
+        items, question = history_items(turn.messages), turn.messages[-1]
+        if is_kept:
+            items = items[-1:]
+        words: list[Json] = []
+        if question.role == "user" and question.is_plain:
+            items.pop()
+            words = [{"type": "text", "text": block} for block in question.blocks]
+        if items:
+            await self._call("thread/inject_items", {"threadId": self._thread, "items": items})
+        wish: Json = {"threadId": self._thread, "input": words}
+        if self._terms.effort:
+            wish["effort"] = self._terms.effort
+        if schema := form_of(turn.json_schema).schema:
+            wish["outputSchema"] = schema
+        result = await self._call("turn/start", wish)
         if not self._turn:
             raise ProtocolBroken(f"codex began no turn: {excerpt(str(result))}")
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
-    def _hear(self, message: Reply | wire.Notice, answer: _Answer) -> list[Event]:
+    def _hear(self, message: Reply | wire.Notice, answer: Answer) -> list[Event]:
         """The events of one line."""
         if isinstance(message, Reply) or message.thread not in ("", self._thread):
             return []
-        found = self._read(message, answer)
-        answer.texts += [event.text for event in found if isinstance(event, TextDelta)]
-        # A limit is told of refused requests too: it does not show that the vendor took this one.
-        if answer.has_started or not any(not isinstance(event, LimitNotice) for event in found):
-            return found
-        answer.has_started = True
-        return [TurnStarted(answer.model), *found]
+        return answer.hear(message)
 
-    def _read(self, notice: wire.Notice, answer: _Answer) -> list[Event]:
-        match notice.method, notice.params:
-            case "item/agentMessage/delta", {"delta": str(text)}:
-                return [TextDelta(text)]
-            case "item/reasoning/summaryTextDelta", {"delta": str(text)}:
-                return [ReasoningDelta(text)]
-            case "item/started", {"item": {"type": str(kind)}}:
-                self._require_own_words(kind, answer)
-            case "thread/tokenUsage/updated", params:
-                answer.usage = wire.read_usage(params)
-            case "account/rateLimits/updated", params:
-                limits = wire.read_limits(params)
-                answer.limits = wire.used_up(limits)
-                return list(limits)
-            case "model/rerouted", {"toModel": str(model)}:
-                answer.model = model
-        return []
-
-    def _require_own_words(self, kind: str, answer: _Answer) -> None:
-        """Usage is told once a request is over. What begins after it answers a second one, made for a tool's sake."""
-        if kind not in ITEMS or answer.usage is not None:
-            raise ProtocolBroken("the model asked for a tool, and none is offered")
-
-    def _end_of(self, message: Reply | wire.Notice, answer: _Answer) -> TurnFinished | ProviderError | None:
+    def _end_of(self, message: Reply | wire.Notice, answer: Answer) -> TurnFinished | ProviderError | None:
         match message:
             case wire.Notice("turn/completed", thread, {"turn": dict(turn)}) if thread == self._thread:
-                return self._outcome(str(turn.get("status")), turn.get("error") or {}, answer)
+                return answer.outcome(turn)
         return None
 
-    def _outcome(self, status: str, error: Json, answer: _Answer) -> TurnFinished | ProviderError:
-        if status == "completed":
-            if answer.usage is None:
-                return StreamCut("the vendor's stream ended without its last piece")
-            return TurnFinished("stop", answer.usage)
-        if status == "failed" and (reason := wire.cut_short(error)) is not None:
-            return TurnFinished(reason, answer.usage)
-        return wire.failure(error, answer.limits, self._mend_login)
-
-    def _learn(self, asked: bytes, answer: _Answer, finished: TurnFinished) -> bytes | None:
+    def _learn(self, asked: bytes, answer: Answer, finished: TurnFinished) -> bytes | None:
         """The digest of what the thread holds now, if it is what the caller will send as the history next time."""
         text = "".join(answer.texts)
         if not self._may_keep or finished.reason != "stop" or not text.strip():
@@ -236,7 +230,7 @@ class CodexDriver(Driver):
         while True:
             message = wire.parse_line(await self._process.read_line())
             match message:
-                case wire.Ask():
+                case wire.Ask(is_call=False):
                     await self._process.send(wire.refusal_line(message))
                 case Reply(id=self._requests):
                     self._is_open = False

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from providers.adapters.base import WorkerFolder
+from providers.events import Effort
 
 Json = dict[str, Any]
 
@@ -46,6 +47,9 @@ MODELS = (
     Model("gpt-5.5", "medium", is_lite=False),
 )
 
+# The least that they take.
+LEAST_EFFORT = "low"
+
 # Switched off though the catalogue has it off already, or because it looks for something of the owner's or the vendor's
 # that a chat does not need. Compressed requests would be unreadable to a gateway of the owner's, incremental tools have
 # the system prompt sent twice, and a vendor out of reach would be tried for ever.
@@ -73,6 +77,8 @@ SETTINGS: Json = {
     # Compacting would be a second request nobody asked for.
     "model_auto_compact_token_limit": 2**62,
     "model_reasoning_summary": "none",
+    # What a tool brought is the caller's; by itself the CLI cuts it to 10,000 tokens.
+    "tool_output_token_limit": 2**40,
     "check_for_update_on_startup": False,
     # A thread that was dropped is to be gone, not kept for a return.
     "thread_unload_delay_secs": 0,
@@ -115,6 +121,13 @@ class Home:
             "LANG": "C.UTF-8",
             "TERM": "dumb",
         }
+
+
+def effort_of(model: str, wanted: Effort | None) -> str | None:
+    """How hard a model is to think, in its own words; None leaves it to the CLI. An unknown model is told as asked."""
+    if wanted in ("none", "minimal") and any(model == known.name for known in MODELS):
+        return LEAST_EFFORT
+    return wanted
 
 
 def key_name(env: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ from providers.errors import (
     UnsupportedAccount,
     excerpt,
 )
-from providers.events import FinishReason, LimitNotice, Message, Usage
+from providers.events import FinishReason, LimitNotice, Usage
 
 # What the hub has no use for; a flood of it would only cost time.
 UNWANTED = (
@@ -75,9 +75,14 @@ BY_STATUS: dict[int, type[ProviderError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request of the CLI to us. It gets nothing."""
+    """A request of the CLI to us. It gets nothing, a call of a tool not even a refusal: the CLI would go on with it."""
 
     id: Any
+    method: str
+
+    @property
+    def is_call(self) -> bool:
+        return self.method == "item/tool/call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,8 @@ def parse_line(line: bytes) -> Reply | Ask | Notice | None:
     if not line.strip():
         return None
     match load_object(line, "codex"):
-        case {"id": ask_id, "method": str()}:
-            return Ask(ask_id)
+        case {"id": ask_id, "method": str(method)}:
+            return Ask(ask_id, method)
         case {"id": int(reply_id), **rest}:
             return read_reply(reply_id, rest)
         case {"method": str(method), "params": dict(params)}:
@@ -115,26 +120,15 @@ def parse_line(line: bytes) -> Reply | Ask | Notice | None:
     return None
 
 
-def history_item(message: Message) -> Json:
-    """A message of the past in the vendor's own dialect, which the CLI hands on unchanged."""
-    kind = "input_text" if message.role == "user" else "output_text"
-    content = [{"type": kind, "text": block} for block in message.blocks]
-    return {"type": "message", "role": message.role, "content": content}
-
-
-def question_input(message: Message) -> list[Json]:
-    return [{"type": "text", "text": block} for block in message.blocks]
-
-
 def read_usage(params: Json) -> Usage | None:
     """The tokens of the last request. The vendor counts cached tokens among the prompt's, thoughts in the answer's."""
     match params:
-        case {"tokenUsage": {"last": dict(last)}}:
+        case {"tokenUsage": {"last": dict(used)}} | {"usage": dict(used)}:
             return Usage(
-                input_tokens=int(last.get("inputTokens") or 0),
-                output_tokens=int(last.get("outputTokens") or 0),
-                cached_tokens=int(last.get("cachedInputTokens") or 0),
-                reasoning_tokens=int(last.get("reasoningOutputTokens") or 0),
+                input_tokens=int(used.get("inputTokens") or 0),
+                output_tokens=int(used.get("outputTokens") or 0),
+                cached_tokens=int(used.get("cachedInputTokens") or 0),
+                reasoning_tokens=int(used.get("reasoningOutputTokens") or 0),
             )
     return None
 

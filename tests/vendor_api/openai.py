@@ -52,7 +52,7 @@ def read(body: Any) -> Asked:
         max_tokens=max_tokens if isinstance(max_tokens, int) else None,
         stop_sequences=(),
         results=_results(items),
-        offered=tuple(str(tool.get("name")) for tool in body.get("tools") or () if isinstance(tool, dict)),
+        offered=tuple(str(tool.get("name")) for tool in offered_tools(body)),
     )
 
 
@@ -115,9 +115,9 @@ def _events(asked: Asked, script: Script, reply: Reply) -> Iterator[tuple[float,
         pause_s = script.delay_s
     match reply.end:
         case "complete":
-            status = "incomplete" if reply.stop in _INCOMPLETE else "completed"
+            status = "incomplete" if _reason(script, reply) else "completed"
             done = {**_response(asked, script, reply, items, status), "id": started["id"]}
-            yield 0, {"type": f"response.{status}", "response": done}
+            yield script.delay_s if reply.calls else 0, {"type": f"response.{status}", "response": done}
         case "error":
             yield script.delay_s, _failed(started, _OVERLOADED, script.message)
 
@@ -159,9 +159,24 @@ def _output(script: Script, reply: Reply) -> list[dict[str, Any]]:
         items.append({**message, "content": content})
     for name, arguments in reply.calls:
         n = next(_ids)
-        call = {"id": f"fc_{n}", "call_id": f"call_{n}", "name": name, "status": "completed"}
+        status = "incomplete" if _reason(script, reply) else "completed"
+        call = {"id": f"fc_{n}", "call_id": f"call_{n}", "name": name, "status": status}
         items.append({"type": "function_call", **call, "arguments": arguments})
     return items
+
+
+def offered_tools(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The functions a request offers: beside its conversation or, as newer models take them, within it."""
+    inside = [tool for item in body.get("input") or () if isinstance(item, dict) for tool in item.get("tools") or ()]
+    found: list[dict[str, Any]] = []
+    for tool in (*(body.get("tools") or ()), *inside):
+        found += tool["tools"] if tool.get("type") == "namespace" else [tool]
+    return found
+
+
+def _reason(script: Script, reply: Reply) -> str:
+    """Why an answer is incomplete, empty if it is not; one cut in the midst of calls counts by its script."""
+    return _INCOMPLETE.get(script.stop if reply.calls else reply.stop, "")
 
 
 def _results(items: list[dict[str, Any]]) -> int:
@@ -178,7 +193,7 @@ def _text_part(text: str) -> dict[str, Any]:
 
 def _response(asked: Asked, script: Script, reply: Reply, output: list[dict[str, Any]], status: str) -> dict[str, Any]:
     is_over = status != "in_progress"
-    reason = _INCOMPLETE.get(reply.stop)
+    reason = _reason(script, reply)
     return {
         "id": f"resp_{next(_ids):024d}",
         "object": "response",
