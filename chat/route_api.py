@@ -11,7 +11,8 @@ from ninja import Router
 from pydantic import BaseModel
 
 from chat import choice, conversations, schemas
-from chat.api import HEADERS, to_ask
+from chat.answering import HEADERS
+from chat.api import to_ask
 from chat.ask import Ask
 from chat.auth import KEY_AUTH
 from chat.errors import SessionNotFound

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from chat.tool_schemas import MAX_TOOLS, Effort, ResponseFormat, ToolCallBody, ToolChoice, ToolDefinition
 
@@ -22,6 +22,24 @@ MAX_CALLS = 128
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value != "auto"
+
+
+def _read_fallback(value: Any) -> Any:
+    """One complaint instead of one for each member of the union."""
+    is_list = isinstance(value, list) and 0 < len(value) <= MAX_FALLBACKS
+    if value is None or isinstance(value, bool) or (is_list and all(_is_name(it) for it in value)):
+        return value
+    raise ValueError(f"it is true, false or a list of 1 to {MAX_FALLBACKS} names of providers or models")
+
+
+Fallback = Annotated[
+    bool | list[str] | None,
+    BeforeValidator(_read_fallback),
+    Field(
+        description="Who may answer if the provider that was named fails before its first word: true for the hub's "
+        "chain, or names of providers or models in their order. Absent: as the key is set.",
+    ),
+]
 
 
 class ImageUrl(BaseModel):
@@ -89,20 +107,7 @@ class ChatCompletionRequest(BaseModel):
     metadata: dict[str, Any] | None = Field(
         default=None, description="Its `session_id` names the session, as X-Session-ID does."
     )
-    fallback: bool | list[str] | None = Field(
-        default=None,
-        description="Who may answer if the provider that was named fails before its first word: true for the hub's "
-        "chain, or names of providers or models in their order. Absent: as the key is set.",
-    )
-
-    @field_validator("fallback", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        """One complaint instead of one for each member of the union."""
-        is_list = isinstance(value, list) and 0 < len(value) <= MAX_FALLBACKS
-        if value is None or isinstance(value, bool) or (is_list and all(_is_name(it) for it in value)):
-            return value
-        raise ValueError(f"it is true, false or a list of 1 to {MAX_FALLBACKS} names of providers or models")
+    fallback: Fallback = None
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
 
-from chat.api import EventStreamResponse
+from chat.answering import EventStreamResponse
 from chat.ids import new_id
 from chat.requests import HubRequest, hub_request
 from chat.wire.openai_errors import error_body

@@ -106,7 +106,7 @@ class _Draft:
     # --- what is wrong ---------------------------------------------------------------------------------------------
 
     def trouble(self) -> list[str]:
-        """What is wrong: a text for each call, empty where that is good, or one for the answer. Nothing if all is well."""
+        """What is wrong: a text for each call, empty where it is good, or one for the answer. None if all is well."""
         if self.finished is None or self.finished.reason in ("length", "content_filter"):
             return []
         if self.calls:
