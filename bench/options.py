@@ -16,6 +16,7 @@ from bench.report import Section
 from bench.route import ROUTE
 from bench.turns import TURNS
 from bench.watch import WATCH
+from bench.wire import WIRE
 
 
 async def _measure_admin(setup: Setup) -> list[Section]:
@@ -30,7 +31,7 @@ ADMIN = Command(
     full=Sizes(runs=5),
     quick=Sizes(runs=2),
 )
-COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ROUTE, MCP, ADMIN, WATCH)
+COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ROUTE, MCP, WIRE, ADMIN, WATCH)
 
 MOST_RUNS = 1_000
 
