@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from chat.numbers import Whole
 from chat.provider_bodies import ProviderBody
 
 
@@ -20,22 +21,22 @@ class ProviderSettings(BaseModel):
     default_model: str = ""
     models: list[str] = []
     aliases: dict[str, str] = {}
-    context_tokens: int | None = None
-    floor: int | None = None
-    ceiling: int | None = None
-    memory_mb: int | None = None
-    rss_mb: int | None = None
-    nice: int | None = None
-    cpu_weight: int | None = None
-    cpu_s: int | None = None
-    max_processes: int | None = None
-    memory_max_mb: int | None = None
+    context_tokens: Whole | None = None
+    floor: Whole | None = None
+    ceiling: Whole | None = None
+    memory_mb: Whole | None = None
+    rss_mb: Whole | None = None
+    nice: Whole | None = None
+    cpu_weight: Whole | None = None
+    cpu_s: Whole | None = None
+    max_processes: Whole | None = None
+    memory_max_mb: Whole | None = None
     ready_s: float | None = None
     first_event_s: float | None = None
     silence_s: float | None = None
     turn_s: float | None = None
-    requests_per_minute: int | None = None
-    concurrent_turns: int | None = None
+    requests_per_minute: Whole | None = None
+    concurrent_turns: Whole | None = None
 
 
 class ProviderChange(ProviderSettings):

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from chat.numbers import Whole
+from chat.other_shapes import in_chat_shape
 from chat.tool_schemas import MAX_TOOLS, Effort, ResponseFormat, ToolCallBody, ToolChoice, ToolDefinition
 
 # Far beyond any real conversation; validating this many takes about 0.1 s, in which nobody else is served.
@@ -93,8 +95,8 @@ class ChatCompletionRequest(BaseModel):
     provider: Annotated[str, Field(max_length=50)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
@@ -122,7 +124,7 @@ class ChatCompletionRequest(BaseModel):
         contents = (it.get("content") for it in listed if isinstance(it, dict))
         if sum(len(content) for content in contents if isinstance(content, list)) > MAX_PARTS:
             raise ValueError(f"the messages of a request have at most {MAX_PARTS} content parts together")
-        return data
+        return in_chat_shape(data)
 
 
 class PromptTokensDetails(BaseModel):

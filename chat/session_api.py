@@ -17,6 +17,7 @@ from chat.session_bodies import listed, whole
 from chat.sessions import SESSION_ID
 
 PATTERN = f"^{SESSION_ID.pattern}$"
+CURSOR = r"^[A-Za-z0-9._:,-]*$"
 SessionId = Annotated[str, Field(pattern=PATTERN)]
 
 router = Router(auth=KEY_AUTH, tags=["sessions"])
@@ -26,7 +27,7 @@ router = Router(auth=KEY_AUTH, tags=["sessions"])
 async def list_sessions(
     request: HttpRequest,
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 20,
-    after: Annotated[str, Field(max_length=20_000, description="`next` of the page before.")] = "",
+    after: Annotated[str, Field(max_length=13_000, pattern=CURSOR, description="`next` of the page before.")] = "",
 ) -> schemas.SessionList:
     """This owner's live sessions, the last used first."""
     await count(request, "sessions")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 MAX_TOOLS = 128
@@ -28,6 +28,14 @@ class ToolDefinition(BaseModel):
     type: Literal["function"]
     function: FunctionDefinition
 
+    @model_validator(mode="before")
+    @classmethod
+    def _type_first(cls, data: Any) -> Any:
+        """Of another kind of tool nothing else is to be complained of."""
+        if isinstance(data, dict) and data.get("type", "function") != "function":
+            raise ValueError(f"only tools of the type function are supported here, not {str(data['type'])[:40]!r}")
+        return data
+
 
 class FunctionChoice(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
@@ -40,7 +48,14 @@ class NamedToolChoice(BaseModel):
     function: FunctionChoice
 
 
-ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
+def _read_choice(value: Any) -> Any:
+    """One complaint instead of one for each member of the union."""
+    if value in ("auto", "none", "required") or isinstance(value, dict):
+        return value
+    raise ValueError("it is auto, none, required, or the name of a function in OpenAI's shape")
+
+
+ToolChoice = Annotated[Literal["auto", "none", "required"] | NamedToolChoice, BeforeValidator(_read_choice)]
 
 
 class FunctionCall(BaseModel):

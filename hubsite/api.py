@@ -23,7 +23,7 @@ from chat.wire.openai_errors import as_http, error_body
 from providers.errors import ProviderError
 
 # pydantic names the members of a union on the way to a fault, which no caller has ever written.
-UNION_MEMBER = re.compile(r"str|list\[.*")
+UNION_MEMBER = re.compile(r"str|(?:list|literal)\[.*|[A-Z]\w*")
 
 
 class StrictParser(Parser):

@@ -9,11 +9,14 @@ import pytest
 from django.conf import settings
 
 from chat.provider_admin_schemas import ProviderSettings
+from chat.schemas import ChatCompletionRequest
+from chat.wire.openai_request import REFUSED
 from providers.default_rules import DEFAULT_RULES, LONG_TOKENS, SHORT_TOKENS
 from providers.status import STATES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ROUTING = (DOCS / "routing.md").read_text()
+COMPATIBILITY = (DOCS / "compatibility.md").read_text()
 
 
 def first_cells(text: str) -> set[str]:
@@ -33,6 +36,18 @@ def test_every_field_of_a_provider_is_explained() -> None:
 @pytest.mark.parametrize("name", ["HUB_FALLBACK_TRIES", "HUB_FALLBACK_S", "HUB_FALLBACK_FIRST_TOKEN_S"])
 def test_settings_of_fallback_have_the_defaults_that_are_told(name: str) -> None:
     assert f"| `{name}` | {getattr(settings, name):g} |" in ROUTING
+
+
+@pytest.mark.parametrize("name", [*ChatCompletionRequest.model_fields, *REFUSED])
+def test_every_field_of_a_chat_request_is_told_of(name: str) -> None:
+    assert name in first_cells(COMPATIBILITY) | set(re.findall(r"`(\w+)\.", COMPATIBILITY))
+
+
+@pytest.mark.parametrize("name", ["HUB_MEDIA_MAX_BYTES", "HUB_MEDIA_MAX_COUNT", "HUB_MAX_BODY_BYTES"])
+def test_bounds_of_files_are_told_as_they_are(name: str) -> None:
+    value = getattr(settings, name)
+    shown = f"{value // 1024**2} MiB" if "BYTES" in name else str(value)
+    assert f"`{name}` ({shown})" in COMPATIBILITY
 
 
 def test_the_rules_of_a_fresh_hub_are_told() -> None:

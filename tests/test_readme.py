@@ -51,10 +51,17 @@ def _can(info: AdapterInfo) -> str:
         f"{info.context_tokens // 1_000:,}k tokens" if info.program else "",
         "goes on with a kept conversation" if info.can_keep else "",
         "tells what a turn cost" if info.reports_cost else "",
+        " and ".join(_beyond_texts(info)),
         f"no {', '.join(lacks)}" if lacks else "all of sampling",
         "only by name" if info.by_name_only else "",
     )
     return "; ".join(filter(None, said))
+
+
+def _beyond_texts(info: AdapterInfo) -> list[str]:
+    shown = [word for word, part in (("images", "image/"), ("PDF", "/pdf")) if any(part in it for it in info.media)]
+    known = [*(["function calling"] if info.has_tools else []), *(["JSON by schema"] if info.has_json else []), *shown]
+    return [", ".join(known[:-1]), known[-1]] if len(known) > 1 else known
 
 
 def test_the_table_of_providers_is_that_of_the_adapters() -> None:

@@ -25,7 +25,7 @@ class AcpAdapter(Adapter):
         models=(OWN_MODEL,),
         needs_command=True,
         pass_env=("PATH",),
-        unsupported_sampling=("max_tokens", "temperature", "top_p", "stop"),
+        unsupported_sampling=("max_tokens", "temperature", "top_p", "stop", "reasoning_effort"),
         mend_install="name the agent's command line in the provider, and install the agent",
         mend_login="log in to the agent as its manual says; if its login lies in the home folder or in a variable, "
         "name HOME or that variable in the provider's `extra_env`",

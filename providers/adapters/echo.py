@@ -41,7 +41,7 @@ class EchoAdapter(Adapter):
         ceiling=16,
         models=(MODEL,),
         by_name_only=True,
-        unsupported_sampling=("temperature", "top_p", "stop"),
+        unsupported_sampling=("temperature", "top_p", "stop", "reasoning_effort"),
     )
 
     def launch(self, folder: WorkerFolder) -> Launch:

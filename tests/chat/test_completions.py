@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
-from tests.asking import CHAT, answer_of, ask, chunks_of, streamed_text
+from tests.asking import CHAT, answer_of, ask, chunks_of, error_of, streamed_text
 
 
 def test_whole_answer_has_openais_shape_with_the_provider_beside_it(http: httpx.Client) -> None:
@@ -165,3 +167,29 @@ def test_ignored_parameters_with_odd_names_are_named_in_quotes(http: httpx.Clien
 
 def test_answer_that_ignores_nothing_says_nothing_of_it(http: httpx.Client) -> None:
     assert "X-Hub-Ignored" not in http.post(CHAT, json=ask("Hi", max_tokens=100, stream=False)).headers
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"tool_choice": "all"}, "tool_choice", "auto, none, required"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "required"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0]", "not 'custom'"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "pattern"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].image_url.url",
+            "required",
+        ),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "json_object"),
+        ({"reasoning_effort": "most"}, "reasoning_effort", "xhigh"),
+    ],
+    ids=["choice", "named-choice", "custom", "name", "image", "format", "effort"],
+)
+def test_faults_in_tools_and_formats_are_named_as_the_caller_wrote_them(
+    http: httpx.Client, fields: dict[str, Any], param: str, words: str
+) -> None:
+    response = http.post(CHAT, json={**ask("Hi"), **fields})
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (400, "invalid_value", param)
+    assert words in error["message"]

@@ -91,6 +91,74 @@ STREAMED: dict[str, dict[str, Any]] = {
         "stream_options": {"include_usage": True},
     },
 }
+# Written down from what these programs' sources and their users' reports say; none of them runs without a screen.
+STREAMED |= {
+    "Cline": {
+        "model": "echo",
+        "messages": [
+            {"role": "system", "content": "You are Cline, a software engineer."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "<task>\nWhich?\n</task>"},
+                    {"type": "text", "text": "<environment_details>\n# Current Mode\nACT\n</environment_details>"},
+                ],
+            },
+            {"role": "assistant", "content": "Which?"},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        ],
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    },
+    "Open WebUI": {
+        "stream": True,
+        "model": "echo",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream_options": {"include_usage": True},
+    },
+    "Cursor's chat": {
+        "messages": [
+            {"role": "system", "content": "You are an AI coding assistant."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]},
+        ],
+        "model": "echo",
+        "temperature": 0,
+        "user": "an-opaque-name",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "tools": [],
+        "tool_choice": "auto",
+    },
+    "Cursor's agent, in the shape of another API": {
+        "model": "echo",
+        "input": [
+            {"role": "system", "content": "You are an AI coding assistant."},
+            {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+        ],
+        "tools": [],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "include": ["reasoning.encrypted_content"],
+        "store": False,
+    },
+}
+WHOLE |= {
+    "Open WebUI's title": {
+        "model": "echo",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": False,
+        "max_completion_tokens": 1000,
+        "metadata": {"task": "title_generation"},
+    },
+    "Cursor's test of the key": {
+        "messages": [
+            {"role": "system", "content": "You are a test assistant."},
+            {"role": "user", "content": "Hi"},
+        ],
+        "model": "echo",
+    },
+}
 N8N_TOOL = {
     "type": "function",
     "function": {
