@@ -43,6 +43,10 @@ HEADERS = [
 ]
 
 
+# What the OpenAPI document says of a streamed answer, beside the whole one.
+STREAMED = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
 class EventStreamResponse(StreamingHttpResponse):
     """Hands Django the generator itself, so that its aclosing() ends the turn the moment the client is gone."""
 

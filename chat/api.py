@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Path, Router
 
 from chat import choice, schemas, service
-from chat.answering import HEADERS, EventStreamResponse, answer_whole, begin, media_limits, mode_of
+from chat.answering import HEADERS, STREAMED, EventStreamResponse, answer_whole, begin, media_limits, mode_of
 from chat.ask import Ask
 from chat.auth import KEY_AUTH
 from chat.remote_media import fetch_file, is_remote
@@ -29,7 +29,7 @@ router = Router(auth=KEY_AUTH)
     "/chat/completions",
     response={200: schemas.ChatCompletion, **ERRORS},
     tags=["chat"],
-    openapi_extra={"parameters": HEADERS},
+    openapi_extra={"parameters": HEADERS, "responses": STREAMED},
 )
 async def create_chat_completion(request: HttpRequest, body: schemas.ChatCompletionRequest) -> HttpResponse:
     """Answer one turn, whole or (`"stream": true`) as server-sent events in OpenAI's shape."""

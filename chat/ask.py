@@ -17,7 +17,7 @@ class Ask:
     `has_answers`: there were answers among the messages, if only such without a text, so they are a history. Empty
     `provider`, `model` or `session_id` leave the choice to the hub. `fallback` says who else may answer: None leaves it
     to the key, True to the hub's chain, names are the chain. Unless `is_stored`, nothing of it is kept, nor is anything
-    remembered before it: no session is opened.
+    remembered before it: no session is opened. `follows` names the turn that has to be the session's last one.
     """
 
     turn: Turn
@@ -29,6 +29,7 @@ class Ask:
     request_id: str = ""
     fallback: bool | tuple[str, ...] | None = None
     is_stored: bool = True
+    follows: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,12 @@ class Conversation:
         """Where the messages are that may be replayed: those with any content, of turns that came to their end."""
         return [place for place, message in enumerate(self.messages) if not message.is_partial and any(message.blocks)]
 
+    @property
+    def last_turn(self) -> str:
+        """The turn of the last message that may be replayed; empty if there is none."""
+        places = self.places
+        return self.messages[places[-1]].turn_id if places else ""
+
     def cut(self, keep: int) -> int:
         """How many stored messages stay if `keep` of those that may be replayed do."""
         places = self.places

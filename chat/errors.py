@@ -116,6 +116,18 @@ class SessionNotFound(ChatError):
     code = "session_not_found"
 
 
+class ResponseNotFound(SessionNotFound):
+    """The answer is in no session of the owner's: never was, or is no more."""
+
+    code = "response_not_found"
+
+
+class PreviousResponseNotFound(BadRequest):
+    """The answer to go on from is in no session of the owner's, or came to no end."""
+
+    code = "previous_response_not_found"
+
+
 class SessionBusy(ChatError):
     """Another turn of the session is under way."""
 

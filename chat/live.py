@@ -35,16 +35,18 @@ logger = logging.getLogger(__name__)
 Status = Literal["running", "complete", "failed", "cancelled"]
 Events = AsyncGenerator[Note | Event, None]
 
-# How many failures are remembered for callers who come back for them.
+# How many of those that came to no end are remembered for callers who come back for them.
 REMEMBERED = 1_000
 
 
 class LiveTurn:
-    """One of them. `session_id` is empty until the turn is admitted, and where no session can be kept."""
+    """One of them. `session_id` is empty until the turn is admitted, and where no session can be kept. `turn_id` is
+    given by doors that let their callers name a turn."""
 
-    def __init__(self, owner: str, session_id: str) -> None:
+    def __init__(self, owner: str, session_id: str, turn_id: str = "") -> None:
         self.owner = owner
         self.session_id = session_id
+        self.turn_id = turn_id
         self.provider = ""
         self.model = ""
         self.pieces: list[str] = []
@@ -143,15 +145,18 @@ class LiveTurn:
 
 
 class LiveTurns:
-    """Those of this hub that run, and the last that failed. `stop` belongs to the event loop that serves."""
+    """Those of this hub that run, the last that failed, and of those with a name the last that were cancelled.
+
+    `stop` belongs to the event loop that serves.
+    """
 
     def __init__(self) -> None:
         self._tasks = Tasks()
         self._turns: list[LiveTurn] = []
 
-    def start(self, owner: str, session_id: str, events: Events) -> LiveTurn:
+    def start(self, owner: str, session_id: str, events: Events, *, turn_id: str = "") -> LiveTurn:
         """Run a turn's events to their end, whatever becomes of the caller."""
-        turn = LiveTurn(owner, session_id)
+        turn = LiveTurn(owner, session_id, turn_id)
         self._turns.append(turn)
         turn.run(self._tasks, events).add_done_callback(lambda _: self._ended(turn))
         return turn
@@ -159,7 +164,12 @@ class LiveTurns:
     def find(self, owner: str, session_id: str) -> LiveTurn | None:
         """The owner's last turn of a session that runs here, or has failed."""
         turns = reversed(self._turns)
-        return next((it for it in turns if (it.owner, it.session_id) == (owner, session_id)), None)
+        of_session = (it for it in turns if (it.owner, it.session_id) == (owner, session_id))
+        return next((it for it in of_session if it.status != "cancelled"), None)
+
+    def find_turn(self, owner: str, turn_id: str) -> LiveTurn | None:
+        """The owner's turn of that name."""
+        return next((it for it in self._turns if (it.owner, it.turn_id) == (owner, turn_id)), None)
 
     def forget(self, turn: LiveTurn) -> None:
         """Its caller knows how it ended."""
@@ -172,8 +182,8 @@ class LiveTurns:
         self._turns.clear()
 
     def _ended(self, turn: LiveTurn) -> None:
-        if turn.status != "failed":
+        if turn.status == "complete" or (turn.status == "cancelled" and not turn.turn_id):
             self.forget(turn)
-        failed = [it for it in self._turns if it.is_over]
-        for oldest in failed[: max(0, len(failed) - REMEMBERED)]:
+        ended = [it for it in self._turns if it.is_over]
+        for oldest in ended[: max(0, len(ended) - REMEMBERED)]:
             self.forget(oldest)

@@ -14,7 +14,7 @@ from chat.choice import decide_for
 from chat.conversation import Conversation, new_conversation, now_ms
 from chat.decisions import choice_of
 from chat.ending import end_turn
-from chat.errors import ChatError, LimitReached, SessionTooLarge, StoreUnavailable
+from chat.errors import ChatError, LimitReached, SessionLost, SessionTooLarge, StoreUnavailable
 from chat.ids import new_id
 from chat.keys import Caller
 from chat.leases import Renew
@@ -121,7 +121,9 @@ def _answering(running: RunningTurn) -> Answering:
 async def _open_session(here: Chat, caller: Caller, ask: Ask, running: RunningTurn) -> None:
     """Lock the session and put what it remembers before the question; nothing where none can be kept."""
     session_id = check_session_id(ask.session_id) if ask.session_id else new_session_id()
-    wait_s = settings.HUB_SESSION_WAIT_S if settings.HUB_SESSION_BUSY == "wait" else 0
+    # Whoever waits for another turn comes after it.
+    may_wait = settings.HUB_SESSION_BUSY == "wait" and not ask.follows
+    wait_s = settings.HUB_SESSION_WAIT_S if may_wait else 0
     try:
         running.held = await here.sessions.open(caller.owner, session_id, wait_s=wait_s)
     except StoreUnavailable:
@@ -132,6 +134,8 @@ async def _open_session(here: Chat, caller: Caller, ask: Ask, running: RunningTu
     if before is None and ask.session_id:
         before = await _restored(here, caller.owner, session_id)
     before = before or new_conversation(caller.owner, session_id, ttl_s=caller.session_ttl_s)
+    if ask.follows and before.last_turn != ask.follows:
+        raise SessionLost("another turn followed in this session meanwhile")
     if before.head.chars > settings.HUB_SESSION_MAX_CHARS:
         raise SessionTooLarge(f"this session holds over {settings.HUB_SESSION_MAX_CHARS} characters; begin a new one")
     running.remember(before, ask.mode, has_answers=ask.has_answers, ttl_s=caller.session_ttl_s)

@@ -17,6 +17,7 @@ from chat.api import router as chat_router
 from chat.errors import ChatError
 from chat.provider_admin_api import router as provider_admin_router
 from chat.provider_api import router as provider_router
+from chat.responses_api import router as responses_router
 from chat.route_api import router as route_router
 from chat.session_api import router as session_router
 from chat.wire.openai_errors import as_http, error_body
@@ -41,6 +42,7 @@ api = NinjaAPI(
     urls_namespace="v1",
 )
 api.add_router("", chat_router)
+api.add_router("", responses_router)
 api.add_router("", provider_router)
 api.add_router("", route_router)
 api.add_router("", session_router)
@@ -91,8 +93,6 @@ def on_not_found(request: HttpRequest, error: Http404) -> HttpResponse:
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     message = f"there is nothing at {request.path[:200]}"
-    if request.path.startswith("/v1/responses"):  # what n8n's OpenAI nodes ask for as dropped on the canvas
-        message += "; use /v1/chat/completions (in n8n: switch Use Responses API off)"
     return error_response(404, error_body(message, "invalid_request_error", code="not_found"))
 
 

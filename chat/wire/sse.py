@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any, Protocol
 
 import orjson
 
 from chat.ask import Note
-from chat.wire.openai_answer import ChunkWriter
 from providers.errors import ProtocolBroken
 from providers.events import Event, TurnFinished
 
@@ -16,11 +16,24 @@ from providers.events import Event, TurnFinished
 HEARTBEAT = b": still working\n\n"
 
 
+class Writer(Protocol):
+    """Writes the stream in a client's dialect: what it begins with, and what becomes of each event."""
+
+    def first(self) -> bytes: ...
+
+    def write(self, event: Note | Event) -> bytes: ...
+
+
+def error_line(body: Any) -> bytes:
+    return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
 async def as_sse(
     events: AsyncGenerator[Note | Event, None],
-    writer: ChunkWriter,
+    writer: Writer,
     *,
     describe_error: Callable[[Exception], object],
+    write_error: Callable[[Any], bytes] = error_line,
 ) -> AsyncGenerator[bytes, None]:
     """The rest of a turn whose first event has come.
 
@@ -37,4 +50,4 @@ async def as_sse(
         if not is_finished:
             raise ProtocolBroken("the turn ended before its answer did")
     except Exception as exc:
-        yield b"data: " + orjson.dumps(describe_error(exc)) + b"\n\n"
+        yield write_error(describe_error(exc))

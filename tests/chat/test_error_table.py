@@ -31,6 +31,8 @@ EXPECTED: dict[type[Exception], tuple[int, str, str]] = {
     chat.ProviderNotFound: (404, REQUEST, "provider_not_found"),
     chat.ProviderConflict: (409, "conflict_error", "provider_conflict"),
     chat.SessionNotFound: (404, REQUEST, "session_not_found"),
+    chat.ResponseNotFound: (404, REQUEST, "response_not_found"),
+    chat.PreviousResponseNotFound: (400, REQUEST, "previous_response_not_found"),
     chat.SessionBusy: (409, "conflict_error", "session_busy"),
     chat.SessionLost: (409, "conflict_error", "session_conflict"),
     chat.SessionTooLarge: (413, REQUEST, "session_too_large"),
