@@ -28,12 +28,13 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def keys(served: HubProcess) -> dict[str, str]:
-    """Alice has two keys, Bob one of his own."""
+    """Alice has two keys, Bob one of his own; nobody else uses that of many."""
     return make_keys(
         served,
         alice={"owner": "alice"},
         alices_other={"owner": "alice", "scopes": ["chat", "sessions"]},
         bob={"owner": "bob"},
+        many={"owner": "many"},
         talker={"owner": "alice", "scopes": ["mcp", "chat"]},
         reader={"owner": "alice", "scopes": ["mcp", "sessions"]},
         admin={"owner": "admin", "scopes": ["admin"]},

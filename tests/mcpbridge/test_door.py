@@ -168,7 +168,7 @@ async def test_providers_can_be_read_as_list_and_one_by_one(served: HubProcess, 
 
 
 async def test_sessions_are_listed_newest_first_page_by_page(served: HubProcess, keys: dict[str, str]) -> None:
-    async with connected(served, key=keys["bob"]) as client:
+    async with connected(served, key=keys["many"]) as client:
         made = [(await chat(client, f"no {number}"))["session_id"] for number in range(53)]
         first = await client.list_resources()
         assert first.next_cursor is not None
