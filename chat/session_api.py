@@ -17,7 +17,7 @@ from chat.session_bodies import listed, whole
 from chat.sessions import SESSION_ID
 
 PATTERN = f"^{SESSION_ID.pattern}$"
-CURSOR = r"^([0-9]{1,14}(,[A-Za-z0-9._:-]{1,128})*)?$"
+CURSOR = r"^([0-9]{1,15}(,[A-Za-z0-9._:-]{0,128})*)?$"
 SessionId = Annotated[str, Field(pattern=PATTERN)]
 
 router = Router(auth=KEY_AUTH, tags=["sessions"])
