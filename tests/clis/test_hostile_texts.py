@@ -109,7 +109,7 @@ def assert_only_texts(rig: Rig, answer: Answer, messages: tuple[Message, ...]) -
     assert [message.role for message in arrived] == [message.role for message in messages]
     for got, sent in zip(arrived, messages, strict=True):
         if rig.dialect.has_blocks:
-            assert [as_seen(block) for block in got.blocks] == [as_seen(block) for block in sent.blocks]
+            assert [as_seen(str(block)) for block in got.blocks] == [as_seen(str(block)) for block in sent.blocks]
         else:
             assert as_seen(got.text) == as_seen(sent.text)
     assert_no_secret(answer)

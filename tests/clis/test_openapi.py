@@ -53,7 +53,7 @@ def admins_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]
 
 def schemathesis(hub: HubProcess, key: str, home: Path, *which: str) -> str:
     """Its report; fails the test with it if a check has failed."""
-    argv = [
+    argv: list[str | Path] = [
         *(program("schemathesis", "st"), "--config-file", FOLDER / "schemathesis.toml", "run", hub.url + DOCUMENT),
         *("-H", f"Authorization: Bearer {key}", "--seed", "1", "--generation-database", "none", "--no-color"),
         *("--phases", "examples,coverage,fuzzing,stateful", "-n", "25", "--max-time", str(SECONDS)),

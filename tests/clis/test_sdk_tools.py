@@ -63,15 +63,20 @@ async def claude(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door
 
 
 def sdk(door: Door, **options: Any) -> openai.AsyncOpenAI:
-    made = {"base_url": f"{door.hub.url}/v1", "api_key": door.hub.key, "timeout": HTTP_TIMEOUT_S, "max_retries": 0}
+    made: dict[str, Any] = {
+        "base_url": f"{door.hub.url}/v1",
+        "api_key": door.hub.key,
+        "timeout": HTTP_TIMEOUT_S,
+        "max_retries": 0,
+    }
     return openai.AsyncOpenAI(**(made | options))
 
 
-def user(text: str) -> dict[str, Any]:
+def user(text: str) -> Any:
     return {"role": "user", "content": text}
 
 
-def tool(call: Any, content: str) -> dict[str, Any]:
+def tool(call: Any, content: str) -> Any:
     return {"role": "tool", "tool_call_id": call.id, "content": content}
 
 
@@ -112,7 +117,7 @@ async def test_a_tool_round_trip(door: Door) -> None:
 async def test_calls_without_a_word_have_null_content(door: Door) -> None:
     answers(door, Script(calls=(BERN, ROME)))
     async with sdk(door) as client:
-        completion = await client.chat.completions.create(model=door.name, messages=[user("both")], tools=TOOLS)  # type: ignore[list-item]
+        completion = await client.chat.completions.create(model=door.name, messages=[user("both")], tools=TOOLS)
     (choice,) = completion.choices
     assert choice.message.content is None
     assert called(choice.message) == [("get_weather", {"city": "Bern"}), ("get_weather", {"city": "Rome"})]
@@ -127,7 +132,7 @@ async def test_a_stream_puts_calls_together_by_their_index(door: Door) -> None:
     async with sdk(door) as client:
         manager = client.chat.completions.stream(
             model=door.name,
-            messages=[user("both")],  # type: ignore[list-item]
+            messages=[user("both")],
             tools=TOOLS,
             stream_options={"include_usage": True},
         )
@@ -173,14 +178,14 @@ async def test_a_call_that_was_never_answered_does_not_stop_the_session(door: Do
         answers(door, Script(calls=(("tick", "{}"),)))
         await client.chat.completions.create(
             model=door.name,
-            messages=[user("go")],  # type: ignore[list-item]
+            messages=[user("go")],
             tools=TOOLS,
             extra_headers=session,
         )
         answers(door, Script(text="Fine."))
         answer = await client.chat.completions.create(
             model=door.name,
-            messages=[user("never mind")],  # type: ignore[list-item]
+            messages=[user("never mind")],
             tools=TOOLS,
             extra_headers=session,
         )
@@ -193,14 +198,14 @@ async def test_a_call_that_was_never_answered_does_not_stop_the_session(door: Do
 async def test_broken_arguments_are_mended_once_or_are_an_error(door: Door) -> None:
     async with sdk(door) as client:
         answers(door, Script(calls=(BROKEN,)), Script(calls=(BERN,), rounds=9))
-        answer = await client.chat.completions.create(model=door.name, messages=[user("go")], tools=TOOLS)  # type: ignore[list-item]
+        answer = await client.chat.completions.create(model=door.name, messages=[user("go")], tools=TOOLS)
         assert called(answer.choices[0].message) == [("get_weather", {"city": "Bern"})]
         assert len(door.vendor.chats()) == 2
         told = DIALECTS[door.name].read(door.vendor.chats()[1]).messages[-1]
         assert "do not fit its schema" in told.results[0].text
         answers(door, Script(calls=(BROKEN,)), Script(calls=(BROKEN,), rounds=9))
         with pytest.raises(openai.InternalServerError) as caught:
-            await client.chat.completions.create(model=door.name, messages=[user("go")], tools=TOOLS)  # type: ignore[list-item]
+            await client.chat.completions.create(model=door.name, messages=[user("go")], tools=TOOLS)
     assert (caught.value.status_code, caught.value.code) == (502, "invalid_answer")
     assert len(door.vendor.chats()) == 2
 
@@ -220,7 +225,7 @@ async def test_a_required_call_is_made(door: Door) -> None:
     async with sdk(door) as client:
         answer = await client.chat.completions.create(
             model=door.name,
-            messages=[user("go")],  # type: ignore[list-item]
+            messages=[user("go")],
             tools=TOOLS,
             tool_choice=choice,
             parallel_tool_calls=False,
@@ -270,7 +275,7 @@ async def test_parse_gives_a_model_of_pydantic(door: Door) -> None:
     async with sdk(door) as client:
         answer = await client.chat.completions.parse(
             model=door.name,
-            messages=[user("point")],  # type: ignore[list-item]
+            messages=[user("point")],
             response_format=Point,
         )
     assert answer.choices[0].message.parsed == Point(x=3, label=None)
@@ -283,7 +288,7 @@ async def test_json_that_does_not_fit_is_mended_once_or_is_an_error(door: Door) 
         answers(door, wrong, right)
         answer = await client.chat.completions.parse(
             model=door.name,
-            messages=[user("point")],  # type: ignore[list-item]
+            messages=[user("point")],
             response_format=Point,
         )
         assert answer.choices[0].message.parsed == Point(x=3, label="p")
@@ -291,7 +296,7 @@ async def test_json_that_does_not_fit_is_mended_once_or_is_an_error(door: Door) 
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.parse(
                 model=door.name,
-                messages=[user("point")],  # type: ignore[list-item]
+                messages=[user("point")],
                 response_format=Point,
             )
     assert caught.value.code == "invalid_answer"
@@ -302,7 +307,7 @@ async def test_streamed_json_is_whole(door: Door) -> None:
     async with sdk(door) as client:
         manager = client.chat.completions.stream(
             model=door.name,
-            messages=[user("point")],  # type: ignore[list-item]
+            messages=[user("point")],
             response_format=Point,
         )
         async with manager as stream:
@@ -317,7 +322,7 @@ async def test_any_json_object(door: Door) -> None:
     async with sdk(door) as client:
         answer = await client.chat.completions.create(
             model=door.name,
-            messages=[user("JSON")],  # type: ignore[list-item]
+            messages=[user("JSON")],
             response_format={"type": "json_object"},
         )
     assert json.loads(answer.choices[0].message.content or "") == {"a": [1]}
@@ -334,7 +339,7 @@ async def test_an_image_reaches_the_model_and_stays_in_the_session(door: Door) -
         answers(door, Script(text="Red."))
         await client.chat.completions.create(
             model=door.name,
-            messages=[user("Which colour?")],  # type: ignore[list-item]
+            messages=[user("Which colour?")],
             extra_headers=session,
         )
     first, said, _ = DIALECTS[door.name].read(door.vendor.chats()[0]).messages
@@ -358,12 +363,12 @@ async def test_errors_have_their_classes(door: Door) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
             await client.chat.completions.create(
                 model=door.name,
-                messages=[user("x")],  # type: ignore[list-item]
+                messages=[user("x")],
                 tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "strin"}}}],
             )
         assert (refused.value.code, refused.value.param) == ("invalid_value", "tools[0].function.parameters")
         with pytest.raises(openai.BadRequestError) as lacking:
-            await client.chat.completions.create(model="echo", messages=[user("x")], tools=TOOLS)  # type: ignore[list-item]
+            await client.chat.completions.create(model="echo", messages=[user("x")], tools=TOOLS)
         assert lacking.value.code == "tools_not_supported"
     async with httpx.AsyncClient(base_url=door.hub.url) as nobody:
         assert (await nobody.post(CHAT, json=door.body("x", tools=TOOLS))).status_code == 401

@@ -219,7 +219,7 @@ async def test_a_call_comes_before_the_json() -> None:
     st.lists(st.sampled_from([GOOD, BAD, TextDelta("x"), ToolCall("u", "u", "{}")]), min_size=1, max_size=4), st.data()
 )
 async def test_nothing_invalid_ever_comes_out(answer: list[Event], data: st.DataObject) -> None:
-    second = data.draw(st.lists(st.sampled_from([GOOD, BAD, TextDelta("y")]), min_size=1, max_size=3))
+    second: list[Event] = data.draw(st.lists(st.sampled_from([GOOD, BAD, TextDelta("y")]), min_size=1, max_size=3))
     model = Model(answer, second)
     try:
         events = await ask(model, turn(toolbox=BOX))
