@@ -36,6 +36,7 @@ EXPECTED: dict[type[Exception], tuple[int, str, str]] = {
     chat.SessionBusy: (409, "conflict_error", "session_busy"),
     chat.SessionLost: (409, "conflict_error", "session_conflict"),
     chat.SessionTooLarge: (413, REQUEST, "session_too_large"),
+    chat.TurnStopped: (409, "conflict_error", "turn_stopped"),
     chat.StoreUnavailable: (503, SERVER, "session_store_unavailable"),
     chat.DatabaseUnavailable: (503, SERVER, "database_unavailable"),
     chat.BadRequest: (400, REQUEST, "invalid_value"),

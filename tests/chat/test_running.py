@@ -201,7 +201,7 @@ async def priced(turn: RunningTurn, **costs: float) -> float | None:
         return Price(input_usd=usd, output_usd=usd) if usd else None
 
     here = cast(Chat, SimpleNamespace(prices=SimpleNamespace(find=find)))
-    return await ending._cost_of(here, turn)
+    return ending._total(await ending._costs_of(here, turn))
 
 
 async def test_what_a_failed_attempt_has_used_is_booked_beside_the_answer() -> None:
@@ -274,7 +274,7 @@ def broken_prices(monkeypatch: pytest.MonkeyPatch) -> PriceList:
 
 async def test_cost_that_can_not_be_found_out_does_not_cost_the_turn(broken_prices: PriceList) -> None:
     here = cast(Chat, SimpleNamespace(prices=broken_prices))
-    assert await ending._cost_of(here, finished(started(running("two"), "yes"))) is None
+    assert await ending._costs_of(here, finished(started(running("two"), "yes"))) == [None]
 
 
 async def test_budget_whose_prices_can_not_be_read_waits_for_them(

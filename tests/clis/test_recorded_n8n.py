@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -84,15 +85,26 @@ async def test_an_agent_does_the_same_over_the_responses_api(claude: Door) -> No
 
 async def test_an_agents_calls_stay_in_the_session_of_its_chat(claude: Door) -> None:
     """n8n sends a new question alone, and with the results of its tools only what followed that question."""
-    requests = recorded("n8n_chat_tools")
-    session_id = requests[0].headers["x-session-id"]
-    script = Script(text="I will.", calls=(("Calculator", '{"input": "2+2"}'),), rounds=9)
-    await replay(claude, requests, Script(text="Hello Ada."), script, Script(text="Four."), Script(text="Bye."))
-    body = (await claude.client.get(f"/v1/sessions/{session_id}")).json()
+    hello, question, results, last = recorded("n8n_chat_tools")
+    _, asked = await replay(
+        claude,
+        [hello, question],
+        Script(text="Hello Ada."),
+        Script(text="I will.", calls=(("Calculator", '{"input": "2+2"}'),)),
+    )
+    results = with_call_id(results, asked.json()["choices"][0]["message"]["tool_calls"][0]["id"])
+    await replay(claude, [results, last], Script(text="Four.", rounds=0), Script(text="Bye."))
+    body = (await claude.client.get(f"/v1/sessions/{hello.headers['x-session-id']}")).json()
     talk = ["user", "assistant"]
     assert [it["role"] for it in body["messages"]] == [*talk, *talk, "tool", "assistant", *talk]
     upstream = DIALECTS["claude"].read(claude.vendor.chats()[-1])
     assert upstream.messages[0].text == "My name is Ada."
+
+
+def with_call_id(request: Recorded, call_id: str) -> Recorded:
+    """n8n repeats a call's id beside it and among its arguments."""
+    recorded_id = request.body["messages"][-1]["tool_call_id"]
+    return replace(request, body=json.loads(json.dumps(request.body).replace(recorded_id, call_id)))
 
 
 async def test_an_agent_reaches_the_hubs_own_tools(claude: Door) -> None:

@@ -42,6 +42,8 @@ WEATHER: dict[str, Any] = {
 TICK: dict[str, Any] = {"type": "function", "function": {"name": "tick", "parameters": {"type": "object"}}}
 TOOLS: Any = [WEATHER, TICK]
 BERN, ROME = ("get_weather", '{"city": "Bern"}'), ("get_weather", '{"city": "Rome"}')
+# No model answers at once; until it does, a CLI is told to ask its vendor no second time.
+THINKS_S = 0.2
 BROKEN = ("get_weather", '{"town": 5}')
 
 
@@ -197,13 +199,13 @@ async def test_a_call_that_was_never_answered_does_not_stop_the_session(door: Do
 
 async def test_broken_arguments_are_mended_once_or_are_an_error(door: Door) -> None:
     async with sdk(door) as client:
-        answers(door, Script(calls=(BROKEN,)), Script(calls=(BERN,), rounds=9))
+        answers(door, Script(calls=(BROKEN,), first_delay_s=THINKS_S), Script(calls=(BERN,), rounds=9))
         answer = await client.chat.completions.create(model=door.name, messages=[user("go")], tools=TOOLS)
         assert called(answer.choices[0].message) == [("get_weather", {"city": "Bern"})]
         assert len(door.vendor.chats()) == 2
         told = DIALECTS[door.name].read(door.vendor.chats()[1]).messages[-1]
         assert "do not fit its schema" in told.results[0].text
-        answers(door, Script(calls=(BROKEN,)), Script(calls=(BROKEN,), rounds=9))
+        answers(door, Script(calls=(BROKEN,), first_delay_s=THINKS_S), Script(calls=(BROKEN,), rounds=9))
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(model=door.name, messages=[user("go")], tools=TOOLS)
     assert (caught.value.status_code, caught.value.code) == (502, "invalid_answer")
@@ -283,7 +285,8 @@ async def test_parse_gives_a_model_of_pydantic(door: Door) -> None:
 
 
 async def test_json_that_does_not_fit_is_mended_once_or_is_an_error(door: Door) -> None:
-    wrong, right = Script(structured='{"x": "three"}'), Script(structured='{"x": 3, "label": "p"}')
+    wrong = Script(structured='{"x": "three"}', first_delay_s=THINKS_S)
+    right = Script(structured='{"x": 3, "label": "p"}')
     async with sdk(door) as client:
         answers(door, wrong, right)
         answer = await client.chat.completions.parse(

@@ -145,7 +145,7 @@ def test_websocket_is_refused_until_there_is_one(hub: HubProcess) -> None:
 def test_openapi_document_lists_the_errors_of_every_operation(http: httpx.Client) -> None:
     document = http.get("/v1/openapi.json").json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
-    assert len(operations) == 18
+    assert len(operations) == 23
     for operation in operations:
         told = set(operation["responses"])
         assert told & {"200", "201"}
@@ -164,6 +164,10 @@ def test_paths_in_the_openapi_document_are_those_that_answer(http: httpx.Client)
         "/v1/models/{model_id}",
         "/v1/providers",
         "/v1/providers/{name}",
+        "/v1/responses",
+        "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/responses/{response_id}/input_items",
         "/v1/route",
         "/v1/sessions",
         "/v1/sessions/{session_id}",

@@ -101,6 +101,10 @@ class FakeWorker(Worker):
         return self.lives
 
     @property
+    def exit_code(self) -> int | None:
+        return None
+
+    @property
     def memory(self) -> bytes | None:
         return self.holds
 
