@@ -172,7 +172,7 @@ async def test_no_word_of_a_kept_conversation_reaches_another_one(rig: Rig) -> N
 
 async def test_conversations_side_by_side_keep_to_themselves(rig: Rig) -> None:
     assert rig.provider.pool is not None
-    async with rig.provider.pool.lease(caller="alice", binding=("alice", "")):  # so that there are two processes
+    async with rig.provider.pool.lease(caller="alice", binding=("alice", "", b"")):  # so that there are two processes
         histories = [await begin(rig, 0, "answer 0")]
     await rig.settled()
     histories.append(await begin(rig, 1, "answer 1"))
@@ -232,7 +232,7 @@ async def test_a_process_asked_to_go_on_with_what_it_does_not_hold_refuses_and_s
     rig.vendor.clear()
     assert rig.provider.pool is not None
     wanted = history_digest(rig.turn(*history, user("go on")))
-    async with rig.provider.pool.lease(caller="alice", binding=("alice", ""), history=wanted) as lease:
+    async with rig.provider.pool.lease(caller="alice", binding=("alice", "", b""), history=wanted) as lease:
         assert lease.start == "kept"
         with pytest.raises(ProtocolBroken, match="another conversation"):
             await anext(lease.worker.run(rig.turn(user("hello"))))
