@@ -18,6 +18,7 @@ from chat.requests import HubRequest, count, hub_request
 from chat.schemas import ERRORS
 from chat.shield import WholeAnswer
 from chat.wire import openai_answer, openai_request
+from chat.wire.media import check_count
 from chat.wire.openai_errors import as_http
 from chat.wire.sse import as_sse
 from providers.errors import ModelUnknown
@@ -34,6 +35,7 @@ router = Router(auth=KEY_AUTH)
 async def create_chat_completion(request: HttpRequest, body: schemas.ChatCompletionRequest) -> HttpResponse:
     """Answer one turn, whole or (`"stream": true`) as server-sent events in OpenAI's shape."""
     asked = hub_request(request)
+    asked.auth.require("chat")
     await _fetch_files(body)
     ask = to_ask(asked, body)
     if body.stream:
@@ -43,11 +45,19 @@ async def create_chat_completion(request: HttpRequest, body: schemas.ChatComplet
 
 async def _fetch_files(body: schemas.ChatCompletionRequest) -> None:
     """Put the files at web addresses into the request. Raises Unsupported, BadRequest."""
-    for index, message in enumerate(body.messages):
-        for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            url = part.image_url.url if isinstance(part.image_url, schemas.ImageUrl) else part.image_url
-            if url is not None and is_remote(url):
-                part.image_url = await fetch_file(url, f"messages[{index}].content[{place}].image_url")
+    named = [
+        (part, url, f"messages[{index}].content[{place}].image_url")
+        for index, message in enumerate(body.messages)
+        for place, part in enumerate(message.content if isinstance(message.content, list) else ())
+        if (url := _address(part)) is not None and is_remote(url)
+    ]
+    check_count(len(named), media_limits())
+    for part, url, where in named:
+        part.image_url = await fetch_file(url, where)
+
+
+def _address(part: schemas.ContentPart) -> str | None:
+    return part.image_url.url if isinstance(part.image_url, schemas.ImageUrl) else part.image_url
 
 
 def to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:

@@ -38,6 +38,7 @@ from chat.responses_schemas import ResponseRequest
 from chat.runtime import chat
 from chat.schemas import ERRORS
 from chat.shield import WholeAnswer
+from chat.wire.media import check_count
 from chat.wire.openai_errors import as_http
 from chat.wire.responses_answer import Json, as_response, echo_of, envelope, error_of, kept_response
 from chat.wire.responses_items import input_items
@@ -46,6 +47,7 @@ from chat.wire.responses_request import has_answers, ignored_parameters, session
 from chat.wire.responses_stream import ResponseWriter
 from chat.wire.sse import as_sse
 from providers.errors import JsonUnsupported, MediaUnsupported, ProtocolBroken, ProviderError
+from providers.json_depth import MOST_LEVELS, is_deeper
 
 MAX_PAGE = 100
 OWN_PARAMS: dict[type[Exception], str] = {JsonUnsupported: "text.format", MediaUnsupported: "input"}
@@ -66,7 +68,10 @@ router = Router(auth=KEY_AUTH, tags=["responses"])
 async def create_response(request: HttpRequest, body: ResponseRequest) -> HttpResponse:
     """Answer one turn in the shape of OpenAI's Responses API: whole, streamed, or in the background."""
     asked = hub_request(request)
+    asked.auth.require("chat")
     with _own_names():
+        if is_deeper(body.model_dump(include={"metadata"}), MOST_LEVELS):  # it is repeated in the answer
+            raise BadRequest(f"metadata is nested at most {MOST_LEVELS} levels deep", param="metadata")
         await _fetch_files(body)
         ask = _to_ask(asked, body)
         if body.stream:
@@ -90,11 +95,16 @@ def _own_names() -> Iterator[None]:
 
 async def _fetch_files(body: ResponseRequest) -> None:
     """Put the files at web addresses into the request. Raises Unsupported, BadRequest."""
-    for index, item in enumerate(body.input if isinstance(body.input, list) else ()):
-        for name, content in (("content", item.content), ("output", item.output)):
-            for place, part in enumerate(content if isinstance(content, list) else ()):
-                if part.image_url is not None and is_remote(part.image_url):
-                    part.image_url = await fetch_file(part.image_url, f"input[{index}].{name}[{place}].image_url")
+    named = [
+        (part, part.image_url, f"input[{index}].{name}[{place}].image_url")
+        for index, item in enumerate(body.input if isinstance(body.input, list) else ())
+        for name, content in (("content", item.content), ("output", item.output))
+        for place, part in enumerate(content if isinstance(content, list) else ())
+        if part.image_url is not None and is_remote(part.image_url)
+    ]
+    check_count(len(named), media_limits())
+    for part, url, where in named:
+        part.image_url = await fetch_file(url, where)
 
 
 def _to_ask(request: HubRequest, body: ResponseRequest) -> Ask:

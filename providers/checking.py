@@ -26,6 +26,7 @@ from providers.events import (
     Usage,
     Working,
 )
+from providers.json_depth import MOST_LEVELS, is_deeper
 from providers.json_schema import problem_with
 
 Run = Callable[[Turn], AsyncGenerator[Event, None]]
@@ -41,7 +42,8 @@ def checked(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
 
     A turn that asks for neither is handed on as it is.
     """
-    return _checked(run, turn) if turn.toolbox or turn.json_schema else run(turn)
+    needs = turn.needs
+    return _checked(run, turn) if needs.tools or needs.json else run(turn)
 
 
 async def _checked(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
@@ -50,13 +52,13 @@ async def _checked(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
         async for event in events:
             if (passed := first.take(event)) is not None:
                 yield passed
-    if trouble := first.trouble():
-        second = _Draft(turn, is_repair=True, spent=first.usage)
+    if trouble := await first.trouble():
+        second = _Draft(turn, is_repair=True, spent=first.usage, has_said=bool(first.texts) and not turn.json_schema)
         async with aclosing(run(first.as_told(trouble))) as events:
             async for event in events:
                 if (passed := second.take(event)) is not None:
                     yield passed
-        if still := second.trouble():
+        if still := await second.trouble():
             raise AnswerInvalid(f"the model's answer is not as asked, nor was a second one: {still[0]}")
         first = second
     for event in first.outcome():
@@ -65,11 +67,12 @@ async def _checked(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
 
 @dataclass(slots=True)
 class _Draft:
-    """One try. `spent` is what a try before this one has used."""
+    """One try. `spent` is what a try before this one has used; `has_said`: the caller has words of it already."""
 
     turn: Turn
     is_repair: bool = False
     spent: Usage | None = None
+    has_said: bool = False
     usage: Usage | None = None
     texts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
@@ -105,23 +108,23 @@ class _Draft:
 
     # --- what is wrong ---------------------------------------------------------------------------------------------
 
-    def trouble(self) -> list[str]:
+    async def trouble(self) -> list[str]:
         """What is wrong: a text for each call, empty where it is good, or one for the answer. None if all is well."""
         if self.finished is None or self.finished.reason in ("length", "content_filter"):
             return []
         if self.calls:
-            problems = [self._problem_of(call) for call in self.calls]
+            problems = [await self._problem_of(call) for call in self.calls]
             return problems if any(problems) else []
         if self.turn.toolbox.mode == "required":
             tool = self.turn.toolbox.only
             return [f"the tool {tool} has to be called" if tool else "one of the tools has to be called"]
-        problem = self._problem_of_json() if self.turn.json_schema else ""
+        problem = await self._problem_of_json() if self.turn.json_schema else ""
         return [problem] if problem else []
 
-    def _problem_of(self, call: ToolCall) -> str:
+    async def _problem_of(self, call: ToolCall) -> str:
         toolbox = self.turn.toolbox
         tool = toolbox.find(call.name)
-        if toolbox.mode == "none":
+        if toolbox.mode == "none" or not toolbox:
             return "no tool may be called now"
         if tool is None:
             names = ", ".join(it.name for it in toolbox.tools)
@@ -134,15 +137,17 @@ class _Draft:
             return f"the arguments of {call.name} are no JSON: {exc}"
         if not isinstance(value, dict):
             return f"the arguments of {call.name} are no JSON object"
-        problem = problem_with(tool.schema, value)
+        if is_deeper(value, MOST_LEVELS):
+            return f"the arguments of {call.name} are nested deeper than {MOST_LEVELS} levels"
+        problem = await problem_with(tool.schema, value)
         return f"the arguments of {call.name} do not fit its schema: {problem}" if problem else ""
 
-    def _problem_of_json(self) -> str:
+    async def _problem_of_json(self) -> str:
         try:
             value = orjson.loads(self._json)
         except ValueError as exc:
             return f"the answer is no JSON: {exc}"
-        problem = problem_with(self.turn.json_schema, value)
+        problem = await problem_with(self.turn.json_schema, value)
         return f"the answer does not fit its JSON schema: {problem}" if problem else ""
 
     @property
@@ -179,7 +184,8 @@ class _Draft:
             return
         is_json = self.turn.json_schema and not self.calls and self.finished.reason == "stop"
         if self._holds_texts and not (self.is_repair and self.calls):
-            yield from _pieces(self._json if is_json else self._text)
+            between = "\n\n" if self.has_said and self.texts else ""
+            yield from _pieces(between + (self._json if is_json else self._text))
         if self.finished.reason in ("length", "content_filter"):
             yield self.finished
             return

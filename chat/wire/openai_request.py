@@ -11,7 +11,7 @@ from chat.errors import BadRequest, Unsupported
 from chat.schemas import ChatCompletionRequest, ChatMessage, ContentPart
 from chat.tool_schemas import NamedToolChoice, ToolCallBody
 from chat.wire.media import DEFAULT_LIMITS, MediaLimits, check_count, read_media
-from chat.wire.tools import Function, read_format, read_toolbox
+from chat.wire.tools import Function, read_arguments, read_format, read_toolbox
 from providers.events import Block, Media, Message, Sampling, Toolbox, ToolCall, ToolMode, ToolResult, Turn
 
 SYSTEM_ROLES = ("system", "developer")
@@ -82,7 +82,8 @@ def session_id_of(body: ChatCompletionRequest) -> str:
 
 
 def _extras(where: str, part: BaseModel) -> list[str]:
-    return [where + name for name, value in (part.model_extra or {}).items() if value not in (None, [], {})]
+    named = [name for name, value in (part.model_extra or {}).items() if value not in (None, [], {})]
+    return [where + name for name in named if where or name not in REFUSED]  # these ask for what is given anyway
 
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -120,7 +121,10 @@ def _of_assistant(blocks: tuple[Block, ...], calls: list[ToolCallBody], where: s
     if any(isinstance(block, Media) for block in blocks):
         raise BadRequest("a message of the assistant holds no files", param=f"{where}.content")
     has_text = any(str(block).strip() for block in blocks)
-    made = tuple(ToolCall(it.id, it.function.name, it.function.arguments or "{}") for it in calls)
+    made = tuple(
+        ToolCall(it.id, it.function.name, read_arguments(it.function.arguments, f"{where}.tool_calls[{n}]"))
+        for n, it in enumerate(calls)
+    )
     return Message("assistant", (*(blocks if has_text else ()), *made)) if has_text or made else None
 
 

@@ -11,7 +11,7 @@ from chat.errors import BadRequest, Unsupported
 from chat.responses_schemas import InputItem, InputPart, NamedTool, ResponseRequest
 from chat.wire.media import DEFAULT_LIMITS, MediaLimits, check_count, read_media
 from chat.wire.openai_request import SESSION_PREFIX, SYSTEM_ROLES
-from chat.wire.tools import Function, read_format, read_toolbox
+from chat.wire.tools import Function, read_arguments, read_format, read_toolbox
 from providers.events import Media, Message, Sampling, Toolbox, ToolCall, ToolMode, ToolResult, Turn
 
 # These would change the answer. The value says when a request really asks for it.
@@ -195,7 +195,9 @@ def _inside(where: str, name: str) -> str:
 def _call(item: InputItem, where: str) -> Message:
     if not item.call_id or not item.name:
         raise BadRequest("a function_call must have a call_id and a name", param=where)
-    return Message("assistant", (ToolCall(item.call_id, item.name, item.arguments or "{}"),))
+    return Message(
+        "assistant", (ToolCall(item.call_id, item.name, read_arguments(item.arguments, f"{where}.arguments")),)
+    )
 
 
 def _result(item: InputItem, where: str, limits: MediaLimits) -> Message:

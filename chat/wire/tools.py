@@ -10,11 +10,13 @@ import orjson
 
 from chat.errors import BadRequest
 from providers.events import ANY_OBJECT, Tool, Toolbox, ToolMode
+from providers.json_depth import MOST_LEVELS, is_deeper
 from providers.json_schema import SchemaInvalid, compiled
 
 # JSON objects, of any shape.
 NO_PARAMETERS = b'{"type":"object","properties":{}}'
-MAX_SCHEMA_BYTES = 256 * 1024
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,10 @@ class Function:
 def read_toolbox(functions: Sequence[Function], mode: ToolMode, only: str, *, is_parallel: bool | None) -> Toolbox:
     """Raises BadRequest, naming the field."""
     tools = tuple(
-        Tool(it.name, it.description, read_schema(it.parameters, it.where) if it.parameters else NO_PARAMETERS)
-        for it in functions
+        Tool(it.name, it.description, _read_parameters(it) if it.parameters else NO_PARAMETERS) for it in functions
     )
+    if sum(len(tool.schema) for tool in tools) > MAX_BYTES:
+        raise BadRequest(f"the schemas of a request's tools have at most {MAX_BYTES} bytes together", param="tools")
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
         raise BadRequest("every tool must have a name of its own", param="tools")
@@ -43,8 +46,17 @@ def read_toolbox(functions: Sequence[Function], mode: ToolMode, only: str, *, is
     return Toolbox(tools, mode, only, is_parallel is not False)
 
 
+def _read_parameters(function: Function) -> bytes:
+    kind = (function.parameters or {}).get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise BadRequest("the parameters of a function are an object", param=function.where)
+    return read_schema(function.parameters or {}, function.where)
+
+
 def read_schema(schema: dict[str, Any], where: str) -> bytes:
     """A JSON Schema as JSON, once it is known to be one. Raises BadRequest."""
+    if is_deeper(schema, MOST_LEVELS):
+        raise BadRequest(f"a schema is nested at most {MOST_LEVELS} levels deep", param=where)
     try:
         written = orjson.dumps(schema)
         if len(written) > MAX_SCHEMA_BYTES:
@@ -53,6 +65,17 @@ def read_schema(schema: dict[str, Any], where: str) -> bytes:
     except (SchemaInvalid, TypeError, RecursionError) as exc:
         raise BadRequest(f"that is no JSON Schema: {exc}", param=where) from exc
     return written
+
+
+def read_arguments(arguments: str | None, where: str) -> str:
+    """Arguments of a call in a history. Raises BadRequest for what no program on their way can hold."""
+    try:
+        is_deep = is_deeper(orjson.loads(arguments or "{}"), MOST_LEVELS)
+    except ValueError:
+        return arguments or "{}"
+    if is_deep:
+        raise BadRequest(f"arguments are nested at most {MOST_LEVELS} levels deep", param=where)
+    return arguments or "{}"
 
 
 def read_format(kind: str, schema: dict[str, Any] | None, where: str) -> bytes:

@@ -89,13 +89,19 @@ class ToolServer:
             return []
         self.is_listed = True
         return [
-            {"name": tool.name, "description": tool.description, "inputSchema": orjson.loads(tool.schema)}
+            {"name": tool.name, "description": tool.description, "inputSchema": _input_schema(tool)}
             for tool in self._tools
         ]
 
 
 def _name_of(tools: Sequence[Tool]) -> str:
     return sha256(repr(tools).encode(errors="surrogatepass")).hexdigest()[:NAME_CHARS]
+
+
+def _input_schema(tool: Tool) -> Json:
+    """The CLI lists no tool at all where one's arguments are not an object in so many words."""
+    schema: Json = orjson.loads(tool.schema)
+    return schema if schema.get("type") == "object" else {**schema, "type": "object"}
 
 
 def choice_body(toolbox: Toolbox, server: ToolServer) -> Json:

@@ -6,10 +6,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha256
 
 import orjson
 
+from providers.adapters.call_ids import CallIds
 from providers.adapters.json_lines import Json
 from providers.errors import (
     ContextTooLong,
@@ -68,9 +68,6 @@ EFFORTS: dict[Effort | None, str] = {
     "xhigh": "xhigh",
 }
 
-# The vendor takes no other ids of calls; those of other providers may look otherwise.
-CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
 ToolName = Callable[[str], str]
 
 
@@ -90,9 +87,13 @@ def mcp_reply(request_id: str, reply: Json) -> bytes:
 
 
 def spoken(messages: Sequence[Message]) -> Iterator[tuple[str, tuple[Block, ...]]]:
-    """The conversation as the vendor has it: results of calls are the user's, together with what he says to them."""
+    """The conversation as the vendor has it: results of calls are the user's, together with what he says to them.
+
+    Calls have ids the vendor takes, each one of its own.
+    """
     open_results: tuple[Block, ...] = ()
-    for message in messages:
+    ids = CallIds()
+    for message in messages if all(message.is_plain for message in messages) else map(ids.renamed, messages):
         if message.role == "tool":
             open_results += message.blocks
             continue
@@ -124,13 +125,7 @@ def assistant_line(blocks: tuple[Block, ...], tool_name: ToolName) -> bytes:
 
 
 def _call(call: ToolCall, tool_name: ToolName) -> Json:
-    return {"type": "tool_use", "id": _call_id(call.id), "name": tool_name(call.name), "input": call.input}
-
-
-def _call_id(call_id: str) -> str:
-    if CALL_ID.fullmatch(call_id):
-        return call_id
-    return "call_" + sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:32]
+    return {"type": "tool_use", "id": call.id, "name": tool_name(call.name), "input": call.input}
 
 
 def _block(block: Block) -> Json:
@@ -142,7 +137,7 @@ def _block(block: Block) -> Json:
             return {"type": "document", "source": source, **({"title": name} if name else {})}
         case ToolResult(call_id, blocks, is_error):
             content = [_block(inner) for inner in blocks if inner]
-            return {"type": "tool_result", "tool_use_id": _call_id(call_id), "content": content, "is_error": is_error}
+            return {"type": "tool_result", "tool_use_id": call_id, "content": content, "is_error": is_error}
     return {"type": "text", "text": block}
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from itertools import groupby
 
+from providers.adapters.call_ids import CallIds
 from providers.adapters.codex_tools import name_for
 from providers.adapters.json_lines import Json
 from providers.events import Media, Message, ToolCall, ToolResult
-
-# What the vendor takes; the history may be of another one, with ids of any text.
-CALL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def history_items(messages: Sequence[Message]) -> list[Json]:
@@ -22,11 +17,11 @@ def history_items(messages: Sequence[Message]) -> list[Json]:
     The vendor tells calls apart by their ids alone, so an id that comes twice, or that it would refuse, gets another
     one; always the same for the same conversation, because prompts are cached.
     """
-    ids = _Ids()
+    ids = CallIds()
     return [item for message in messages for item in _items_of(message, ids)]
 
 
-def _items_of(message: Message, ids: _Ids) -> Iterator[Json]:
+def _items_of(message: Message, ids: CallIds) -> Iterator[Json]:
     for result in message.results:
         yield {"type": "function_call_output", "call_id": ids.answered(result.call_id), "output": _output(result)}
     if not message.results and not message.calls:
@@ -45,7 +40,7 @@ def _said(role: str, blocks: Sequence[object]) -> Json:
     return {"type": "message", "role": role, "content": content}
 
 
-def _call(call: ToolCall, ids: _Ids) -> Json:
+def _call(call: ToolCall, ids: CallIds) -> Json:
     arguments = call.arguments or "{}"
     return {
         "type": "function_call",
@@ -63,23 +58,3 @@ def _output(result: ToolResult) -> str | list[Json]:
 
 def _image(media: Media) -> Json:
     return {"type": "input_image", "image_url": f"data:{media.mime_type};base64,{media.data}"}
-
-
-class _Ids:
-    """The ids upstream of a conversation's calls, given as the calls come and taken as their results do."""
-
-    def __init__(self) -> None:
-        self._used: set[str] = set()
-        self._waiting: defaultdict[str, list[str]] = defaultdict(list)
-
-    def called(self, call_id: str) -> str:
-        given = call_id
-        if not CALL_ID.fullmatch(given) or given in self._used:
-            given = "call_" + sha256(f"{len(self._used)} {call_id}".encode(errors="surrogatepass")).hexdigest()[:32]
-        self._used.add(given)
-        self._waiting[call_id].append(given)
-        return given
-
-    def answered(self, call_id: str) -> str:
-        waiting = self._waiting[call_id]
-        return waiting.pop(0) if waiting else call_id

@@ -59,7 +59,8 @@ def _fits(schema: Any) -> bool:
         return False
     if _may_be_object(schema) and not _is_closed(schema):
         return False
-    parts = [part for word in ("properties", "$defs", "definitions") for part in schema.get(word, {}).values()]
+    named = [schema.get(word) for word in ("properties", "$defs", "definitions")]
+    parts = [part for found in named if isinstance(found, dict) for part in found.values()]
     parts += [*schema.get("anyOf", ()), *(schema[word] for word in ("items",) if word in schema)]
     return all(map(_fits, parts))
 

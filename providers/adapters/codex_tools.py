@@ -67,9 +67,9 @@ def is_kept(schema: Any) -> bool:
 def _parts(schema: Json) -> Iterable[Any]:
     """The schemas a schema is made of."""
     for word in ("properties", "$defs", "definitions"):
-        yield from schema.get(word, {}).values()
+        yield from found.values() if isinstance(found := schema.get(word), dict) else ()
     for word in ("anyOf", "oneOf", "allOf"):
-        yield from schema.get(word, ())
+        yield from found if isinstance(found := schema.get(word), list) else ()
     yield from (
         schema[word] for word in ("items", "additionalProperties") if not isinstance(schema.get(word, True), bool)
     )

@@ -157,3 +157,5 @@ async def test_public_addresses_are_public() -> None:
     assert is_public("93.184.215.14")
     assert is_public("2606:2800:21f:cb07:6820:80da:af6b:8b2c")
     assert not is_public("fe80::1%eth0")
+    for over in ("64:ff9b::a00:1", "64:ff9b:1::a00:1", "::127.0.0.1", "::ffff:0:127.0.0.1", "fec0::1", "2001::1"):
+        assert not is_public(over)

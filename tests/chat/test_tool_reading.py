@@ -100,6 +100,28 @@ def test_what_makes_no_sense_is_named(fields: dict[str, Any], param: str) -> Non
     assert (caught.value.param, caught.value.code) == (param, "invalid_value")
 
 
+def nested(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(levels):
+        found = {"properties": found}
+    return found
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"type": "string"}, {"type": ["string"]}, nested(120), {"description": "x" * 70_000}]
+)
+def test_parameters_that_no_program_could_take_are_named(parameters: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        toolbox(tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}])
+    assert caught.value.param == "tools[0].function.parameters"
+
+
+def test_arguments_in_a_history_are_bounded_in_depth() -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": '{"a":' * 150 + "1" + "}" * 150}}
+    with pytest.raises(BadRequest, match="levels deep"):
+        to_turn(read(messages=[USER, {"role": "assistant", "tool_calls": [call]}, USER]))
+
+
 @pytest.mark.parametrize(
     "tools",
     [

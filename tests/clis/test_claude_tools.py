@@ -312,3 +312,35 @@ async def test_effort_is_the_vendors_own(claude: Rig, effort: Any, sent: str) ->
     assert body["output_config"] == {"effort": sent}
     assert ("thinking" in body) == (effort != "none")
     assert [it for it in answer.events if isinstance(it, TextDelta)]
+
+
+# --- what callers send that the vendor would not take ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"properties": {"a": {"type": "integer"}}}, {"type": ["object", "null"]}],
+    ids=["absent", "list"],
+)
+async def test_parameters_that_are_no_object_in_so_many_words_are_offered(claude: Rig, schema: dict[str, Any]) -> None:
+    answer = await claude.ask(user("x"), toolbox=Toolbox((Tool("f", "", json.dumps(schema).encode()),)))
+    assert answer.error is None
+    assert offered(answer)[0]["input_schema"] == {**schema, "type": "object"}
+
+
+async def test_alternatives_at_the_root_are_offered_as_any_object(claude: Rig) -> None:
+    """The vendor takes none there, so the CLI leaves them out; the hub checks the arguments all the same."""
+    answer = await claude.ask(user("x"), toolbox=Toolbox((Tool("f", "", b'{"anyOf":[{"type":"object"}]}'),)))
+    assert offered(answer)[0]["input_schema"]["type"] == "object"
+
+
+async def test_an_id_that_comes_twice_is_two_calls(claude: Rig) -> None:
+    call = ToolCall("call_0", "tick", "{}")
+    said = [Message("assistant", (call,)), result(call, "one")]
+    again = [Message("assistant", (call,)), result(call, "two")]
+    answer = await claude.ask(user("a"), *said, assistant("ok"), user("b"), *again, toolbox=BOTH)
+    seen = claude.upstream(answer).messages
+    assert [it.results[0].text for it in seen if it.results] == ["one", "two"]
+    ids = [it.calls[0].id for it in seen if it.calls]
+    assert ids == [it.results[0].call_id for it in seen if it.results]
+    assert len(set(ids)) == 2

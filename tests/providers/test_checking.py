@@ -21,6 +21,7 @@ from providers.events import (
     Tool,
     Toolbox,
     ToolCall,
+    ToolResult,
     Turn,
     TurnFinished,
     TurnStarted,
@@ -125,7 +126,7 @@ async def test_a_good_call_beside_a_bad_one_is_made_again_too() -> None:
 
 async def test_words_after_a_bad_call_are_the_answer_after_all() -> None:
     events = await ask(Model([TextDelta("a "), BAD], [TextDelta("b")]), turn(toolbox=BOX))
-    assert (text(events), events[-1]) == ("a b", TurnFinished("stop", Usage(20, 4)))
+    assert (text(events), events[-1]) == ("a \n\nb", TurnFinished("stop", Usage(20, 4)))
 
 
 async def test_a_second_bad_call_is_an_error_with_what_it_cost() -> None:
@@ -229,3 +230,9 @@ async def test_nothing_invalid_ever_comes_out(answer: list[Event], data: st.Data
     assert all(call == GOOD for call in calls(events))
     assert isinstance(events[-1], TurnFinished)
     assert (events[-1].reason == "tool_calls") == bool(calls(events))
+
+
+async def test_a_call_where_nothing_is_offered_any_more_does_not_come_out() -> None:
+    called = Message("assistant", (GOOD,))
+    asked = Turn((Message("user", ("go",)), called, Message("tool", (ToolResult("g", ("1",)),))))
+    assert text(await ask(Model([GOOD], [TextDelta("fine")]), asked)) == "fine"
