@@ -14,6 +14,8 @@ from bench.gateway import GATEWAY
 from bench.mcp import MCP
 from bench.report import Section
 from bench.route import ROUTE
+from bench.soak import SOAK
+from bench.streams import STREAMS
 from bench.turns import TURNS
 from bench.watch import WATCH
 from bench.wire import WIRE
@@ -31,7 +33,7 @@ ADMIN = Command(
     full=Sizes(runs=5),
     quick=Sizes(runs=2),
 )
-COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ROUTE, MCP, WIRE, ADMIN, WATCH)
+COMMANDS: tuple[Command, ...] = (TURNS, GATEWAY, ROUTE, MCP, WIRE, ADMIN, WATCH, SOAK, STREAMS)
 
 MOST_RUNS = 1_000
 

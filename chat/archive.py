@@ -87,6 +87,11 @@ class Archive:
         """Whether the database did not take what it was last given; what waits for it is in Redis or in memory."""
         return self._is_behind
 
+    @property
+    def waiting(self) -> int:
+        """How many turns wait in memory to be written."""
+        return len(self._waiting)
+
     # --- turns -------------------------------------------------------------------------------------------------------
 
     async def save(self, outcome: Outcome) -> None:

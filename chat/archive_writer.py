@@ -18,6 +18,7 @@ from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
+from chat import rollups
 from chat.blocks import dump_blocks, load_blocks
 from chat.conversation import Conversation, Figures, Head, Outcome, StoredMessage
 from chat.models import ApiKey, Message, Session, TurnRecord
@@ -65,6 +66,7 @@ def _is_written_alone(outcome: Outcome) -> bool:
 
 def _write(outcomes: Sequence[Outcome], *, checks_keys: bool = False) -> None:
     with transaction.atomic():
+        rollups.lock()
         new = _unwritten(outcomes)
         # What another hub writes meanwhile is found to be there when the locks come free: nothing is inserted twice.
         rows = _locked_sessions([it.head for it in new if it.head])
@@ -87,6 +89,7 @@ def _write_figures(figures: Sequence[Figures], *, checks_keys: bool) -> None:
     records = [_record(it, it.key_id if it.key_id in keys else None) for it in figures]
     records.sort(key=lambda it: it.id)
     insert(TurnRecord, records)
+    rollups.count({it.id: it for it in records}.values())
 
 
 def _locked_sessions(heads: Sequence[Head]) -> dict[str, Session]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from chat.history import Mode
 from chat.standing import Standing
 from providers.events import Turn
 from providers.route import Attempt, Decision
+
+# Which way in a question has come.
+Door = Literal["rest", "mcp", "websocket"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Ask:
     fallback: bool | tuple[str, ...] | None = None
     is_stored: bool = True
     follows: str = ""
+    door: Door = "rest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from ninja.security.base import AuthBase
 
+from chat import log_ids
 from chat.addresses import address_of, neighbourhood
 from chat.errors import KeyMissing, KeyRefused, TooManyFailures
 from chat.key_ring import KeyRing
@@ -109,7 +110,9 @@ async def caller_of(request: HttpRequest) -> Caller:
     """Who asks over HTTP. Raises KeyMissing and whatever Gate.admit does."""
     query = request.META.get("QUERY_STRING", "")
     key = key_from_headers(lambda name: request.headers.get(name, ""), query=query)
-    return await gate().admit(key, address=address_of(getattr(request, "scope", {})))
+    caller = await gate().admit(key, address=address_of(getattr(request, "scope", {})))
+    log_ids.add(key_id=caller.key_id)
+    return caller
 
 
 class BearerKey(AuthBase):

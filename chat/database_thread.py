@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -10,6 +11,8 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from django.db import Error, connection
+
+from chat.store_metrics import DATABASE
 
 CLOSE_WAIT_S = 1.0
 
@@ -23,6 +26,7 @@ class DatabaseThread:
     """
 
     def __init__(self, name: str) -> None:
+        self._seconds = DATABASE.labels(name)
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name=name, daemon=True)
 
@@ -43,12 +47,14 @@ class DatabaseThread:
         def work() -> None:
             if done.cancelled():
                 return
+            began_at = time.perf_counter()
             try:
                 result = _on_a_good_connection(job)
             except Exception as error:
                 report(done.set_exception, error)
             else:
                 report(done.set_result, result)
+            self._seconds.observe(time.perf_counter() - began_at)
 
         def report(settle: Callable[[Any], None], value: object) -> None:
             with suppress(RuntimeError):  # the loop has ended meanwhile

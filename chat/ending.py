@@ -9,9 +9,11 @@ from dataclasses import replace
 from chat.conversation import Outcome
 from chat.errors import ChatError, DatabaseUnavailable, StoreUnavailable
 from chat.keys import Caller
+from chat.metrics import note_turn
 from chat.prices import cost_by
 from chat.running import RunningTurn, Spent
 from chat.runtime import Chat
+from chat.turn_log import log_turn
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ async def end_turn(here: Chat, caller: Caller, running: RunningTurn, ended: str)
 
 async def _write_down(here: Chat, caller: Caller, running: RunningTurn, ended: str) -> None:
     await here.leases.drop(running.turn_id)
-    cost_usd = await _cost_of(here, running)
+    costs = await _costs_of(here, running)
+    cost_usd = _total(costs)
     try:
         outcome = running.outcome(ended, cost_usd=cost_usd)
         if outcome.head is not None:
@@ -47,6 +50,8 @@ async def _write_down(here: Chat, caller: Caller, running: RunningTurn, ended: s
         used = running.usage
         tokens = used.input_tokens + used.output_tokens if used else 0
         await here.limits.book(caller.key_id, caller.limits, running.turn_id, tokens=tokens, cost_usd=cost_usd or 0)
+    note_turn(outcome.figures, running, costs)
+    log_turn(outcome.figures, running)
     saving = here.archive.save(outcome)
     if ended == "ok":
         await saving
@@ -75,9 +80,14 @@ async def _committed(here: Chat, running: RunningTurn, outcome: Outcome) -> Outc
     raise AssertionError("unreachable")
 
 
-async def _cost_of(here: Chat, running: RunningTurn) -> float | None:
-    """In US dollars, of all providers that were used; None if it is known of none of them."""
-    known = [cost for spent in running.spent if (cost := await _cost_at(here, spent)) is not None]
+async def _costs_of(here: Chat, running: RunningTurn) -> list[float | None]:
+    """In US dollars, of each provider that was used; None for those of whom it is not known."""
+    return [await _cost_at(here, spent) for spent in running.spent]
+
+
+def _total(costs: list[float | None]) -> float | None:
+    """None if it is known of none of them."""
+    known = [cost for cost in costs if cost is not None]
     return sum(known) if known else None
 
 

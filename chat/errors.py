@@ -146,6 +146,12 @@ class SessionTooLarge(ChatError):
     code = "session_too_large"
 
 
+class TurnStopped(ChatError):
+    """An administrator stopped the turn; it leaves nothing in its session."""
+
+    code = "turn_stopped"
+
+
 class StoreUnavailable(ChatError):
     """Redis can't be reached, is full, or is too slow."""
 

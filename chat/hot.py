@@ -10,6 +10,7 @@ import asyncio
 import copy
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from chat import store_metrics
 from chat.errors import StoreUnavailable
 from providers.tasks import Tasks
 
@@ -173,9 +175,11 @@ class HotState:
 
     async def ask(self, question: Callable[[Redis], Awaitable[T]]) -> T:
         """Run commands. Raises StoreUnavailable for whatever keeps Redis from answering."""
-        redis = self.redis
+        redis, began_at = self.redis, time.perf_counter()
         try:
-            return await _undisturbed(question(redis))
+            answer = await _undisturbed(question(redis))
+            store_metrics.REDIS.observe(time.perf_counter() - began_at)
+            return answer
         except (RedisError, OSError, TimeoutError) as exc:
             raise self._unavailable(exc) from exc
 
@@ -202,6 +206,7 @@ class HotState:
 
     async def _exchange(self, calls: list[_Call]) -> None:
         answers: list[Any]
+        began_at = time.perf_counter()
         try:
             redis = self.redis
             if missing := [call.script for call in calls if not call.script.sha]:
@@ -212,6 +217,7 @@ class HotState:
                 await _load(redis, [call.script for call in lost])
                 again = iter(await _ask_all(redis, lost))
                 answers = [next(again) if isinstance(answer, NoScriptError) else answer for answer in answers]
+            store_metrics.REDIS.observe(time.perf_counter() - began_at)
         except (RedisError, OSError, TimeoutError, StoreUnavailable) as error:
             answers = [error] * len(calls)
         self._settle(calls, answers)
@@ -251,6 +257,7 @@ class HotState:
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         self._note(error)
+        store_metrics.REDIS_FAILURES.inc()
         message = f"the session store (Redis) failed: {type(error).__name__}"
         return StoreUnavailable(message, retry_after_s=RETRY_AFTER_S)
 

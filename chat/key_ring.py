@@ -184,14 +184,15 @@ def _read(prefix: str, digest: str) -> _Verdict:
         expiry = (key.expires_at or NEVER, EXPIRED)
         if hmac.compare_digest(key.digest, digest):
             ends_at, refusal = expiry
-            return _Verdict(refusal, _caller(key), ends_at)
+            return _Verdict(refusal, as_caller(key), ends_at)
         if hmac.compare_digest(key.previous_digest, digest):
             ends_at, refusal = min((key.previous_expires_at or LONG_AGO, REPLACED), expiry)
-            return _Verdict(refusal, _caller(key), ends_at)
+            return _Verdict(refusal, as_caller(key), ends_at)
     return _Verdict(UNKNOWN)
 
 
-def _caller(key: ApiKey) -> Caller:
+def as_caller(key: ApiKey) -> Caller:
+    """What a key's row lets its caller do."""
     return Caller(
         key_id=key.pk,
         name=key.name,

@@ -29,6 +29,10 @@ class Leases:
         self._held: dict[str, _Lease] = {}
         self._tasks = Tasks()
 
+    def __len__(self) -> int:
+        """How many turns run."""
+        return len(self._held)
+
     def start(self) -> None:
         self._tasks.repeat(self._renew_all, name="renew leases", pause_s=self._every_s)
 

@@ -18,6 +18,7 @@ from chat.errors import BudgetSpent, LimitReached, StoreUnavailable
 from chat.hot import HotState, Script, Value
 from chat.local_limits import LocalLimits
 from chat.standing import Standing
+from chat.store_metrics import note_limit
 from chat.usage import MICRO, Today, used_since
 
 # For keys without a limit by the calendar, who need not know what day it is.
@@ -85,6 +86,7 @@ class Limits:
         standing = Standing(_text(name), limit, remaining, reset_ms / 1_000)
         if verdict:
             return standing
+        note_limit(standing.name)
         raise _refusal(standing)
 
     async def _ask(self, key_id: int | str, limits: KeyLimits, request: str, is_turn: bool) -> Any:

@@ -148,6 +148,7 @@ class TurnRecord(models.Model):
     class Meta:
         verbose_name = "turn"
         ordering = ["-started_at"]
+        permissions = [("stop_turn", "Can stop a running turn")]
         indexes = [
             models.Index(fields=["key", "started_at"], name="turn_key_time"),
             models.Index(fields=["-started_at"], name="turn_newest"),
@@ -177,3 +178,44 @@ class Price(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider}: {self.model}"
+
+
+class HourlyUse(models.Model):
+    """What the turns of one hour came to: of one provider, of one key, or with one outcome.
+
+    Written by chat/rollups.py alone, so that figures over weeks need no look at the turns. `name` is the provider's,
+    the key's id, or the outcome. `hour` counts from 1970 in UTC. `priced` are the turns whose cost is known.
+    """
+
+    hour = models.PositiveIntegerField()
+    facet = models.CharField(max_length=10)
+    name = models.CharField(max_length=50)
+    turns = models.PositiveBigIntegerField(default=0)
+    errors = models.PositiveBigIntegerField(default=0)
+    cancelled = models.PositiveBigIntegerField(default=0)
+    input_tokens = models.PositiveBigIntegerField(default=0)
+    output_tokens = models.PositiveBigIntegerField(default=0)
+    cached_tokens = models.PositiveBigIntegerField(default=0)
+    priced = models.PositiveBigIntegerField(default=0)
+    cost_nano_usd = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["facet", "hour", "name"], name="hourly_use_once")]
+
+    def __str__(self) -> str:
+        return f"{self.facet} {self.name} in hour {self.hour}"
+
+
+class HourlyFirstToken(models.Model):
+    """How many of an hour's turns of a provider had their first token within which time; see chat/rollups.py."""
+
+    hour = models.PositiveIntegerField()
+    provider = models.CharField(max_length=50)
+    bucket = models.PositiveSmallIntegerField()
+    turns = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["hour", "provider", "bucket"], name="hourly_first_token_once")]
+
+    def __str__(self) -> str:
+        return f"{self.provider}, bucket {self.bucket} in hour {self.hour}"

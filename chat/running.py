@@ -15,9 +15,11 @@ from chat.history import Merge, Mode, merge
 from chat.ids import new_id
 from chat.pairing import paired
 from chat.sessions import Held, after_turn
+from chat.under_way import Stop
 from providers.events import (
     Block,
     Event,
+    Media,
     Message,
     ReasoningDelta,
     TextDelta,
@@ -54,11 +56,13 @@ class RunningTurn:
     request_id: str
     turn: Turn
     turn_id: str = field(default_factory=new_id)
+    door: str = "rest"
     held: Held | None = None
     before: Conversation | None = None
     merge: Merge | None = None
     ttl_s: int = 0
     is_over: bool = False
+    stop: Stop = field(default_factory=Stop)
     failure: ChatError | None = None
     provider: str = ""
     model: str = ""
@@ -85,6 +89,16 @@ class RunningTurn:
     def pair(self) -> None:
         """Have every call of the conversation answered. Raises BadRequest for a result that belongs to none."""
         self.turn = replace(self.turn, messages=paired(self.turn.messages))
+
+    @property
+    def began_ms(self) -> int:
+        """Unix time in ms."""
+        return self._began_ms
+
+    @property
+    def output_chars(self) -> int:
+        """How much has come of the answer."""
+        return self._output_chars
 
     @property
     def session_id(self) -> str:
@@ -162,7 +176,9 @@ class RunningTurn:
         return Usage(input_tokens=self._guess(self._prompt_chars()), output_tokens=0)
 
     def _prompt_chars(self) -> int:
-        return len(self.turn.system) + sum(len(message.text) for message in self.turn.messages)
+        spoken = [block for message in self.turn.messages for block in message.blocks if not isinstance(block, Media)]
+        offered = sum(len(tool.schema) + len(tool.description) for tool in self.turn.toolbox.tools)
+        return len(self.turn.system) + chars_of(spoken) + offered
 
     @staticmethod
     def _guess(chars: int) -> int:

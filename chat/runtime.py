@@ -14,9 +14,11 @@ from chat.hot import HotState
 from chat.leases import Leases
 from chat.limits import Limits
 from chat.live import LiveTurns
+from chat.live_streams import Streams
 from chat.prices import PriceList
 from chat.sessions import Sessions
 from chat.shield import RetryShield
+from chat.under_way import UnderWay
 from providers.errors import ShuttingDown
 from providers.tasks import Tasks
 
@@ -46,16 +48,26 @@ class Chat:
         self.shield = RetryShield(join_s=settings.HUB_RETRY_JOIN_S, keep_s=settings.HUB_RETRY_KEEP_S)
         self.changes = SessionChanges(self.hot)
         self.live = LiveTurns()
+        self.under_way = UnderWay()
+        self.streams = Streams(
+            self.hot,
+            self.live,
+            self.changes,
+            self.prices,
+            keep_s=settings.HUB_STREAM_KEEP_S,
+            unwatched_s=settings.HUB_STREAM_UNWATCHED_S,
+        )
         self.endings = Tasks()  # turns that are over and still being written down
 
     async def start(self) -> None:
         await self.hot.start()
         await self.archive.start()
         self.leases.start()
+        self.streams.start()
 
     async def stop(self) -> None:
         """Write down what has ended; the engine has to be closed before. One part's trouble keeps no other open."""
-        ends = (self.shield.stop, self.live.stop, self._drain, self.leases.stop, self.changes.stop)
+        ends = (self.shield.stop, self.live.stop, self.streams.stop, self._drain, self.leases.stop, self.changes.stop)
         for stop in (*ends, self.archive.stop, self.hot.stop):
             try:
                 await stop()

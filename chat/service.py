@@ -9,6 +9,7 @@ from functools import partial
 
 from django.conf import settings
 
+from chat import log_ids
 from chat.ask import Admitted, Answering, Ask, Note
 from chat.choice import decide_for
 from chat.conversation import Conversation, new_conversation, now_ms
@@ -43,7 +44,8 @@ async def answer(caller: Caller, ask: Ask) -> AsyncGenerator[Note | Event, None]
     vendor call. Raises ChatError, ProviderError.
     """
     here = chat()
-    running = RunningTurn(caller.key_id, caller.owner, ask.request_id, ask.turn)
+    running = RunningTurn(caller.key_id, caller.owner, ask.request_id, ask.turn, door=ask.door)
+    log_ids.add(turn_id=running.turn_id, key_id=caller.key_id)
     ended = "cancelled"
     try:
         standing = await here.limits.admit(caller.key_id, caller.limits, request=running.turn_id, is_turn=True)
@@ -59,13 +61,15 @@ async def answer(caller: Caller, ask: Ask) -> AsyncGenerator[Note | Event, None]
             yield Admitted("", standing)  # the headers of an error tell where the key stands, too
             raise
         yield Admitted(running.session_id, standing, running.turn_id)
-        async with aclosing(_run(caller, ask, running, decision)) as events:
-            async for event in events:
-                running.note(event)
-                if isinstance(event, TurnStarted):
-                    yield _answering(running)
-                if running.finished is None:
-                    yield event
+        with here.under_way.holding(running):
+            async with aclosing(_run(caller, ask, running, decision)) as events:
+                while (event := await running.stop.wait(anext(events, None))) is not None:
+                    running.note(event)
+                    if isinstance(event, TurnStarted):
+                        yield _answering(running)
+                    if running.finished is None:
+                        yield event
+                    running.stop.check()
         # Its worker is free again by now, and may take the next turn while this one is written down.
         if running.finished is not None:
             await end_turn(here, caller, running, "ok")
@@ -139,6 +143,7 @@ async def _open_session(here: Chat, caller: Caller, ask: Ask, running: RunningTu
     if before.head.chars > settings.HUB_SESSION_MAX_CHARS:
         raise SessionTooLarge(f"this session holds over {settings.HUB_SESSION_MAX_CHARS} characters; begin a new one")
     running.remember(before, ask.mode, has_answers=ask.has_answers, ttl_s=caller.session_ttl_s)
+    log_ids.add(session=session_id)
 
 
 async def _restored(here: Chat, owner: str, session_id: str) -> Conversation | None:

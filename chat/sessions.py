@@ -24,6 +24,7 @@ from chat.conversation import (
     dump_outcome,
     load_head,
     load_message,
+    now_ms,
 )
 from chat.errors import BadRequest, SessionBusy, SessionLost, StoreUnavailable
 from chat.hot import HotState, Script
@@ -35,6 +36,7 @@ POLL_S = 0.05
 # Longer than any turn: a deleted session must not come back with the end of a turn that was running.
 TOMBSTONE_MS = 2 * 86_400 * 1_000
 UNARCHIVED = "hub:unarchived"
+LIVE = "hub:sessions_live"  # named in the scripts, too: by when each expires
 
 
 def check_session_id(session_id: str) -> str:
@@ -105,6 +107,14 @@ class Sessions:
                 return await self._take(keys, may_wait=wait_s > 0)
         except TimeoutError as exc:
             raise self._busy(wait_s) from exc
+
+    async def count_live(self) -> int:
+        """How many sessions of all owners live in this Redis. Raises StoreUnavailable."""
+
+        async def count(redis: Redis) -> int:
+            return int(await redis.zcount(LIVE, now_ms(), "+inf"))
+
+        return await self._hot.ask(count)
 
     async def _take(self, keys: Keys, *, may_wait: bool) -> Held:
         token = new_id()

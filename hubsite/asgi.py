@@ -22,6 +22,9 @@ django_application = get_asgi_application()
 from django.conf import settings  # noqa: E402 (settings and apps have to be set up first)
 from django.core.management.base import BaseCommand  # noqa: E402
 
+from chat import routing  # noqa: E402
+from hubsite import readiness  # noqa: E402
+from hubsite.access import Watched, mcp_route, page_route, watch_socket  # noqa: E402
 from hubsite.heartbeat import Send  # noqa: E402
 from hubsite.lean import LeanHandler, Receive  # noqa: E402
 from hubsite.life import Life  # noqa: E402
@@ -31,7 +34,7 @@ from mcpbridge.admission import answer_error  # noqa: E402
 from mcpbridge.mount import McpDoor  # noqa: E402
 from providers.errors import ShuttingDown  # noqa: E402
 
-LEAN_PREFIXES = ("/v1", "/health")
+LEAN_PREFIXES = ("/v1", "/health", "/metrics")
 
 lean_application = LeanHandler()
 
@@ -41,15 +44,17 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
     match scope["type"]:
         case "lifespan":
             await _live(receive, send)
+        case "websocket" if scope["path"] in routing.PATHS:
+            await watch_socket(routing.chat_socket, scope, receive, send)
         case "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 4404})
         case "http" if scope["path"].startswith(LEAN_PREFIXES):
             await lean_application(scope, receive, send)
         case "http" if McpDoor.serves(scope["path"]):
-            await _serve_mcp(scope, receive, send)
+            await mcp_application(scope, receive, send)
         case _:
-            await django_application(scope, receive, send)
+            await page_application(scope, receive, send)
 
 
 async def _serve_mcp(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -59,6 +64,10 @@ async def _serve_mcp(scope: dict[str, Any], receive: Receive, send: Send) -> Non
         await answer_error(send, error)
     else:
         await door(scope, receive, send)
+
+
+mcp_application = Watched(_serve_mcp, mcp_route)
+page_application = Watched(django_application, page_route)
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -87,9 +96,16 @@ def _hear_signals() -> None:
     loop = asyncio.get_running_loop()
 
     def chained(theirs: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
-        def on_signal(number: int, frame: FrameType | None) -> None:
+        def end(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(mcp_runtime.hang_up)
             theirs(number, frame)
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if readiness.is_leaving() or not settings.HUB_DRAIN_S:
+                end(number, frame)
+                return
+            readiness.leave()
+            loop.call_soon_threadsafe(loop.call_later, settings.HUB_DRAIN_S, end, number, frame)
 
         return on_signal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 
 @register()
@@ -20,3 +20,12 @@ def check_environment(**kwargs: Any) -> list[CheckMessage]:
     )
     hint = "It may be misspelt; .env.example lists all settings."
     return wrong + [Warning(f"{name} is no setting of the hub.", hint=hint, id="hubsite.W001") for name in unread]
+
+
+@register(Tags.security, deploy=True)
+def check_proxy(**kwargs: Any) -> list[CheckMessage]:
+    """hubsite.W002: the hub has a public address, and does not believe the proxy that must be in front of it."""
+    if not settings.HUB_PUBLIC.is_tls or settings.HUB_TRUSTED_PROXIES:
+        return []
+    hint = "Name the proxy's address; until then all callers count as one, in limits and in the log."
+    return [Warning("HUB_PUBLIC_URL is set and HUB_TRUSTED_PROXIES is not.", hint=hint, id="hubsite.W002")]

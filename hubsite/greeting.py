@@ -12,6 +12,7 @@ from providers.provider import Provider
 
 def greeting(engine: Engine, *, url: str, local_key: Path) -> str:
     lines = ["", f"LLM MCP Hub is ready at {url}", ""]
+    lines += [f"  Page   {url}/   (in a browser: log in as admin, or with the key in {local_key})"]
     lines += [f"  API    {url}/v1   (docs: {url}/v1/docs)", f"  Admin  {url}/admin/"]
     lines += [f"  Redis  {redis_place()}", f"  Data   {database_place()}"]
     lines += ["", "Providers:"]

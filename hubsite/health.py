@@ -1,4 +1,4 @@
-"""GET /health: whether the hub can answer, for load balancers and people."""
+"""GET /health, /health/live, /health/ready: whether the hub can answer, for load balancers and people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 
 from chat.runtime import chat
+from hubsite.readiness import is_leaving, obstacles
 from providers import runtime
 from providers.engine import Engine
 from providers.errors import ShuttingDown
@@ -30,7 +31,25 @@ async def health(request: HttpRequest) -> HttpResponse:
     except ShuttingDown:
         body = {"status": "unhealthy", "version": settings.VERSION, "providers": {}, "states": {}}
         body |= {"redis": "down", "database": "down"}
-    is_up = body["status"] != "unhealthy"
+    return _answer(body, is_up=body["status"] != "unhealthy")
+
+
+async def live(request: HttpRequest) -> HttpResponse:
+    """200 as long as the process serves at all; no answer means that it has to be started again."""
+    if request.method not in METHODS:
+        return HttpResponseNotAllowed(METHODS)
+    return _answer({"status": "live"}, is_up=True)
+
+
+async def ready(request: HttpRequest) -> HttpResponse:
+    """200 while the hub takes every kind of turn; else 503 with the reasons."""
+    if request.method not in METHODS:
+        return HttpResponseNotAllowed(METHODS)
+    reasons = obstacles()
+    return _answer({"status": "not_ready" if reasons else "ready", "reasons": reasons}, is_up=not reasons)
+
+
+def _answer(body: dict[str, Any], *, is_up: bool) -> HttpResponse:
     return HttpResponse(orjson.dumps(body), status=200 if is_up else 503, content_type="application/json")
 
 
@@ -38,7 +57,7 @@ def _body(engine: Engine, *, has_redis: bool, has_database: bool) -> dict[str, A
     status = {provider.name: provider.status for provider in engine.providers.values()}
     word = "healthy" if has_redis and has_database else "degraded"
     return {
-        "status": "unhealthy" if engine.is_closing else word,
+        "status": "unhealthy" if engine.is_closing or is_leaving() else word,
         "version": settings.VERSION,
         "providers": {name: "up" if it.is_serving else "down" for name, it in status.items()},
         "states": {name: _state(it) for name, it in status.items()},

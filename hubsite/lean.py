@@ -7,8 +7,6 @@ each. /v1 and /health need none of that: they are async throughout. Bodies are b
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 from typing import Any, cast
@@ -22,18 +20,14 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
 
 from chat.answering import EventStreamResponse
-from chat.ids import new_id
 from chat.requests import HubRequest, hub_request
 from chat.wire.openai_errors import error_body
 from chat.wire.sse import HEARTBEAT
-from hubsite import api
+from hubsite import access, api
 from hubsite.heartbeat import Heartbeat, Message, Send
-
-logger = logging.getLogger(__name__)
+from hubsite.readiness import is_leaving
 
 Receive = Callable[[], Awaitable[Message]]
-
-REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
 
 class BodyTooLarge(Exception):
@@ -47,7 +41,13 @@ class LeanHandler(ASGIHandler):
         """There is none, and that is the point."""
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        scope["hub.request_id"] = _request_id(scope)
+        began_at = access.begin(scope)
+        try:
+            await self._handle(scope, receive, send)
+        finally:
+            access.end(scope, began_at)
+
+    async def _handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         try:
             body = await self._read_bounded(receive)
         except RequestAborted:
@@ -88,7 +88,7 @@ class LeanHandler(ASGIHandler):
         except asyncio.CancelledError:
             if not hang_up.done() or work.uncancel():
                 raise  # the server ends, too
-            logger.info("%s %s: the client hung up", request.method, request.path)
+            _scope(request)["hub.status"] = access.HUNG_UP
         finally:
             hang_up.cancel()
 
@@ -96,10 +96,13 @@ class LeanHandler(ASGIHandler):
         response = await self._get_response(request)
         for name, value in request.answer_headers.items():
             response.setdefault(name, value)
-        await self._finish(response, cast(ASGIRequest, request).scope, send)
+        await self._finish(response, _scope(request), send)
 
-    async def _finish(self, response: HttpResponseBase, scope: Message, send: Send) -> None:
+    async def _finish(self, response: HttpResponseBase, scope: dict[str, Any], send: Send) -> None:
+        scope["hub.status"] = response.status_code
         response["X-Request-ID"] = scope["hub.request_id"]
+        if is_leaving():
+            response["Connection"] = "close"  # the balancer's next request is to find another hub
         if isinstance(response, HttpResponse):
             response["Content-Length"] = str(len(response.content))
         if isinstance(response, EventStreamResponse):
@@ -115,7 +118,9 @@ class LeanHandler(ASGIHandler):
         set_urlconf(settings.ROOT_URLCONF)
         try:
             request.get_host()
-            view, args, kwargs = self.resolve_request(request)
+            match = self.resolve_request(request)
+            _scope(request)["hub.route"] = match.route
+            view, args, kwargs = match
             run = view if iscoroutinefunction(view) else sync_to_async(view)
             return _in_error_shape(await run(request, *args, **kwargs))
         except Http404:
@@ -126,10 +131,8 @@ class LeanHandler(ASGIHandler):
             return api.on_error(request, error)
 
 
-def _request_id(scope: Message) -> str:
-    """The client's own id where it is one, so that it finds its request again."""
-    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin1")
-    return given if REQUEST_ID.fullmatch(given) else f"req_{new_id()}"
+def _scope(request: HttpRequest) -> dict[str, Any]:
+    return cast("dict[str, Any]", cast(ASGIRequest, request).scope)
 
 
 def _in_error_shape(response: HttpResponseBase) -> HttpResponseBase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Awaitable, Callable
 
 from asgiref.sync import sync_to_async
@@ -58,9 +59,12 @@ class Life:
         gc.freeze()  # modules and settings stay: no collection has to look at them again
         gc.set_threshold(*GC_THRESHOLDS)
         self._tasks.repeat(_collect, name="garbage", pause_s=COLLECT_EVERY_S)
+        told = {"event": "hub_started", "version": settings.VERSION, "pid": os.getpid()}
+        logger.info("the hub %s has started", settings.VERSION, extra=told)
 
     async def stop(self, *, grace_s: float) -> None:
         """Running turns get `grace_s` seconds and are written down; every child process is gone afterwards."""
+        logger.info("the hub ends", extra={"event": "hub_stopping", "pid": os.getpid()})
         try:
             await self._tasks.cancel()
             await self._rows.stop()
@@ -71,6 +75,7 @@ class Life:
             await chat_runtime.stop()
             if self._redis is not None:
                 self._redis.detach()
+            logger.info("the hub has ended", extra={"event": "hub_stopped", "pid": os.getpid()})
 
     def _revive(self) -> None:
         if self._redis is None:

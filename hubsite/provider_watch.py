@@ -57,7 +57,9 @@ class ProviderWatch:
         self._told[name] = status
         # That one is busy or starts is news for a screen, not for a log.
         level = logging.DEBUG if was_serving and status.is_serving else logging.INFO
-        logger.log(level, "%s: %s%s", name, status.state.replace("_", " "), f", {status.why}" if status.why else "")
+        told = {"event": "provider_state", "provider": name, "state": status.state}
+        what, why = status.state.replace("_", " "), f", {status.why}" if status.why else ""
+        logger.log(level, "%s: %s%s", name, what, why, extra=told)
         message = {
             "type": "provider.state",
             "name": name,

@@ -6,14 +6,17 @@ Paths are found from this file's place, never from the working directory.
 import os
 from pathlib import Path
 
+from django.templatetags.static import static
 from dotenv import dotenv_values
 
 from hubsite.database_settings import read_database
 from hubsite.env import Env
 from hubsite.private_redis import PrivateRedis
 from hubsite.provider_settings import read_host_limits, read_provider_settings
+from hubsite.public_url import HSTS_S, read_public_url
 
 VERSION = "0.1.0"
+LEAST_TOKEN_CHARS = 16
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # The environment wins over .env. Nothing is put into os.environ, so no child can inherit it from there.
@@ -28,6 +31,7 @@ HUB_MEDIA_MAX_BYTES = env.integer("HUB_MEDIA_MAX_BYTES", 10 * 1024 * 1024, least
 HUB_MEDIA_MAX_COUNT = env.integer("HUB_MEDIA_MAX_COUNT", 20, least=0)
 HUB_REMOTE_MEDIA = env.flag("HUB_REMOTE_MEDIA", default=False)
 HUB_SHUTDOWN_GRACE_S = env.number("HUB_SHUTDOWN_GRACE_S", 30.0, most=3_600)
+HUB_DRAIN_S = env.number("HUB_DRAIN_S", 0.0, most=3_600)
 HUB_HEARTBEAT_S = env.number("HUB_HEARTBEAT_S", 10.0, least=0.1, most=60)
 HUB_MAX_STARTS = env.integer("HUB_MAX_STARTS", min(2, os.cpu_count() or 1), least=1, most=1_024)
 HUB_PROVIDER_SETTINGS = read_provider_settings(env)
@@ -66,17 +70,32 @@ HUB_MCP_IDLE_S = env.number("HUB_MCP_IDLE_S", 600.0, least=1, most=86_400)
 HUB_MCP_MAX_SESSIONS = env.integer("HUB_MCP_MAX_SESSIONS", 500, least=1, most=100_000)
 HUB_ALLOWED_ORIGINS = env.words("HUB_ALLOWED_ORIGINS", "")
 
+# --- the page and its WebSocket --------------------------------------------------------------------------------------
+
+HUB_STREAM_KEEP_S = env.number("HUB_STREAM_KEEP_S", 600.0, least=10, most=86_400)
+HUB_STREAM_UNWATCHED_S = env.number("HUB_STREAM_UNWATCHED_S", 120.0, least=1, most=86_400)
+
 # --- Django ----------------------------------------------------------------------------------------------------------
 
 DEBUG = env.flag("HUB_DEBUG", default=False)
 SECRET_KEY = env.secret("HUB_SECRET_KEY", HUB_DATA_DIR / "secret.key")
-ALLOWED_HOSTS = env.words("HUB_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+HUB_PUBLIC = read_public_url(env)
+ALLOWED_HOSTS = [*env.words("HUB_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]"), *HUB_PUBLIC.hosts]
+CSRF_TRUSTED_ORIGINS = HUB_PUBLIC.origins
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HUB_PUBLIC.is_tls
+SECURE_SSL_HOST = HUB_PUBLIC.authority or None
+SECURE_HSTS_SECONDS = HSTS_S if HUB_PUBLIC.is_tls else 0
+# The proxy in front says what the caller used; a caller that says so itself gains nothing by it.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HUB_PUBLIC.is_tls else None
+# Other names below the domain, and browsers' built-in lists, are not this program's to decide on.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 ROOT_URLCONF = "hubsite.urls"
 ASGI_APPLICATION = "hubsite.asgi.application"
 DATA_UPLOAD_MAX_MEMORY_SIZE = HUB_MAX_BODY_BYTES
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "unfold.apps.BasicAppConfig",
+    "chat.dashboard.apps.HubAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
@@ -148,26 +167,62 @@ STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 
+UNFOLD = {
+    "SITE_TITLE": "LLM MCP Hub",
+    "SITE_HEADER": "LLM MCP Hub",
+    "SITE_SUBHEADER": VERSION,
+    "SITE_SYMBOL": "hub",
+    "STYLES": [lambda request: static("chat/admin.css")],
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("chat/dashboard/hub.svg")},
+    ],
+    "BORDER_RADIUS": "6px",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97.7% .013 236.62)",
+            "100": "oklch(95.1% .026 236.824)",
+            "200": "oklch(90.1% .058 230.902)",
+            "300": "oklch(82.8% .111 230.318)",
+            "400": "oklch(74.6% .16 232.661)",
+            "500": "oklch(62% .15 241.966)",
+            "600": "oklch(50% .134 242.749)",
+            "700": "oklch(44.3% .11 240.79)",
+            "800": "oklch(39.1% .09 240.876)",
+            "900": "oklch(29.3% .066 243.157)",
+            "950": "oklch(24% .06 243.2)",
+        },
+    },
+}
+
 HUB_LOG_LEVEL = env.choice("HUB_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 HUB_LOG_FORMAT = env.choice("HUB_LOG_FORMAT", "text", ("text", "json"))
+HUB_ACCESS_LOG = env.flag("HUB_ACCESS_LOG", default=True)
+HUB_METRICS = env.flag("HUB_METRICS", default=True)
+HUB_METRICS_TOKEN = env.text("HUB_METRICS_TOKEN")
+if 0 < len(HUB_METRICS_TOKEN) < LEAST_TOKEN_CHARS:
+    env.refuse("HUB_METRICS_TOKEN", "is too easy to guess", f"Use at least {LEAST_TOKEN_CHARS} characters")
+    HUB_METRICS_TOKEN = ""
+# For django-prometheus' histogram of the database's questions, in seconds.
+PROMETHEUS_LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {
-        "text": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
-        "json": {
-            "()": "pythonjsonlogger.json.JsonFormatter",
-            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
-        },
-    },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": HUB_LOG_FORMAT}},
+    "formatters": {"text": {"()": "hubsite.logs.TextLines"}, "json": {"()": "hubsite.logs.JsonLines"}},
+    "filters": {"ids": {"()": "hubsite.logs.WithIds"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": HUB_LOG_FORMAT, "filters": ["ids"]}},
     "root": {"handlers": ["stderr"], "level": HUB_LOG_LEVEL},
     "loggers": {
+        "hubsite.access": {"level": HUB_LOG_LEVEL if HUB_ACCESS_LOG else "WARNING"},
         "daphne": {"level": "WARNING"},
+        # It brings handlers of its own, and an access log with paths.
+        "uvicorn": {"handlers": [], "propagate": True},
+        "uvicorn.access": {"handlers": [], "propagate": True, "level": "WARNING"},
         # At INFO it names every MCP session, whose id is half of what it takes to speak in it.
         "mcp": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},
+        # That there is nothing at a path is told by hubsite.access, without the path.
+        "django.request": {"level": "ERROR"},
         # A passer-by with a wrong Host gets a 400; with a traceback each he could fill the log.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },

@@ -11,6 +11,7 @@ from django.http.request import split_domain_port, validate_host
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 
+from chat import log_ids
 from chat.addresses import address_of
 from chat.auth import gate, key_from_headers
 from chat.errors import ChatError
@@ -35,6 +36,7 @@ async def admit(scope: Scope, receive: Receive, send: Send) -> bool:
     except ChatError as error:
         await answer_error(send, error)
         return False
+    log_ids.add(key_id=caller.key_id)
     scope[SCOPE_KEY] = caller
     scope["user"] = _user(caller)
     return True

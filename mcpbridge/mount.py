@@ -74,6 +74,19 @@ class McpDoor:
     def serves(path: str) -> bool:
         return path in MCP_PATHS or path in SSE_PATHS or path.startswith(MESSAGES)
 
+    @property
+    def session_count(self) -> int:
+        return self._sessions.count
+
+    @property
+    def stream_count(self) -> int:
+        """Clients that listen, without having asked."""
+        return len(self._listeners)
+
+    @property
+    def call_count(self) -> int:
+        return len(self._calls)
+
     async def start(self) -> None:
         self._tasks.start(self._own_sessions(), name="MCP sessions")
         await self._ready.wait()

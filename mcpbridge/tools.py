@@ -13,8 +13,8 @@ from pydantic import Field
 from chat import choice, service
 from chat.ask import Ask
 from chat.errors import BadRequest, ChatError
-from chat.ids import new_id
 from chat.live import LiveTurn
+from chat.log_ids import log_ids
 from chat.provider_bodies import describe
 from chat.runtime import chat as running_chat
 from mcpbridge.failures import as_tool_result
@@ -81,7 +81,8 @@ async def chat(
         return as_tool_result(BadRequest("message is empty", param="message"))
     caller = current_caller()
     turn = Turn(messages=(Message("user", (message,)),), system=system)
-    ask = Ask(turn, provider.strip(), model.strip(), session_id.strip(), request_id=f"req_{new_id()}")
+    request_id = str(log_ids().get("request_id", ""))
+    ask = Ask(turn, provider.strip(), model.strip(), session_id.strip(), request_id=request_id, door="mcp")
     live = running_chat().live.start(caller.owner, ask.session_id, service.answer(caller, ask))
     try:
         await follow(live, Progress(ctx), until_s=soft_deadline_s(ctx))

@@ -8,10 +8,13 @@ from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
+from chat import log_ids
+from chat.ids import new_id
 from chat.keys import Caller
 
-# Where the door leaves it in the request's ASGI scope.
+# Where the doors leave them in the request's ASGI scope.
 SCOPE_KEY = "hub.caller"
+REQUEST_ID_KEY = "hub.request_id"
 
 _caller: ContextVar[Caller] = ContextVar("hub_mcp_caller")
 
@@ -30,6 +33,8 @@ class Identify:
         self._whose = whose
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        asked = ctx.request.scope.get(REQUEST_ID_KEY) if ctx.request is not None else None
+        log_ids.begin(asked or f"req_{new_id()}")
         caller = await self._find(ctx)
         if caller is None:
             return await call_next(ctx)

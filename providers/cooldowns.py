@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from providers import metrics
 from providers.errors import RateLimited
 from providers.events import LimitNotice
 
@@ -123,6 +124,8 @@ class Board:
         cooldown = Cooldown(provider, code, now, ends_at, model, window, until is not None, refusals)
         self._probed_until.pop((provider, model), None)
         self._keep(cooldown)
+        if before is None or before.until <= now:
+            metrics.COOLDOWNS.labels(provider).inc()
         return cooldown
 
     def note_limit(self, provider: str, notice: LimitNotice) -> None:
@@ -159,6 +162,11 @@ class Board:
         now = self.clock()
         running = [self._as_seen(it, now) for it in self._of(provider, model)]
         return max((it for it in running if it.until > now), key=lambda it: it.until, default=None)
+
+    def cooldown_s(self, provider: str) -> float:
+        """How long it still takes until all of a provider's models may be asked again, in seconds."""
+        ends = [it.until for it in self._cooldowns.values() if it.provider == provider]
+        return max(0.0, max(ends, default=0.0) - self.clock())
 
     def needs_probe(self, provider: str, model: str) -> bool:
         """Whether a cooldown is over, and no answer has shown yet that the vendor serves again."""

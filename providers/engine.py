@@ -158,16 +158,18 @@ class Engine:
         """Refuse new turns, give running ones `grace_s` seconds, then end every child process."""
         self._shared.is_closing = True
         await self._tasks.cancel()
-        await asyncio.gather(*(pool.close(grace_s=grace_s) for pool in self._pools()))
+        await asyncio.gather(*(pool.close(grace_s=grace_s) for pool in self.pools))
         leave_folder(self._shared.workers_folder)
 
     def kill(self) -> None:
         """End every child process at once, and remove what they left."""
         self._shared.is_closing = True
-        for pool in self._pools():
+        for pool in self.pools:
             pool.kill()
         shutil.rmtree(self._shared.workers_folder, ignore_errors=True)
 
-    def _pools(self) -> list[WorkerPool]:
+    @property
+    def pools(self) -> list[WorkerPool]:
+        """Of all providers, also of those that have left and still end their turns."""
         everyone = [*self.providers.values(), *self._leaving]
         return [provider.pool for provider in everyone if provider.pool is not None]

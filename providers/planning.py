@@ -33,7 +33,7 @@ class Moves:
     """What is to be done about a decision: workers to empty or end, processes to start, when to decide again."""
 
     emptying: list[Worker] = field(default_factory=list)
-    ending: list[Worker] = field(default_factory=list)
+    ending: list[tuple[Worker, str]] = field(default_factory=list)  # and why
     starts: int = 0
     again_in_s: float | None = None
 
@@ -105,35 +105,40 @@ class Planner:
         """Let idle workers go that are dead, worn, of no use for long or too big together."""
         roster, limits = self._roster, self._limits
         for worker in roster.emptied() + roster.kept():
-            if not worker.is_alive or self.is_worn(worker) or self._is_surplus(worker):
-                self._retire(worker)
+            wear = self.wear(worker)
+            if not worker.is_alive or wear or self._is_surplus(worker):
+                self._retire(worker, wear or "idle")
         beyond = roster.live - roster.count(State.RETIRING) - limits.ceiling  # it may have been lowered
         for worker in (roster.kept() + roster.emptied())[: max(0, beyond)]:
-            self._retire(worker)
+            self._retire(worker, "surplus")
         for worker in roster.kept():
             if time.monotonic() - worker.idle_since >= limits.kept_s:
                 self._empty(worker)
         if 0 < limits.memory_bytes < roster.total_rss_bytes:
             biggest = sorted(roster.kept() or roster.idle(), key=roster.rss_bytes)[-1:]
             for worker in biggest:
-                self._retire(worker)
+                self._retire(worker, "memory")
         biggest_of_all = self._host.too_big()
         if biggest_of_all is not None and roster.state(biggest_of_all) is State.IDLE:
-            self._retire(biggest_of_all)
+            self._retire(biggest_of_all, "memory")
         return self._take_moves()
 
     def may_keep(self, worker: Worker) -> bool:
         """Whether a worker given back is left with what it remembers."""
-        return self._limits.kept > 0 and worker.memory is not None and worker.is_alive and not self.is_worn(worker)
+        return self._limits.kept > 0 and worker.memory is not None and worker.is_alive and not self.wear(worker)
 
-    def is_worn(self, worker: Worker) -> bool:
+    def wear(self, worker: Worker) -> str:
+        """What wears a worker out by now; empty while it may go on."""
         limits = self._limits
-        return (
-            worker.turns >= limits.turns
-            or time.monotonic() - worker.started_at >= limits.age_s
-            or 0 < limits.rss_bytes < self._roster.rss_bytes(worker)
-            or 0 < worker.max_processes < self._roster.usage(worker).processes
-        )
+        if worker in self._roster.unwanted:
+            return "restart"
+        if worker.turns >= limits.turns:
+            return "turns"
+        if time.monotonic() - worker.started_at >= limits.age_s:
+            return "age"
+        if 0 < limits.rss_bytes < self._roster.rss_bytes(worker):
+            return "memory"
+        return "processes" if 0 < worker.max_processes < self._roster.usage(worker).processes else ""
 
     def is_out_of_bounds(self, worker: Worker) -> bool:
         """Whether it holds so much that its turn is not waited for."""
@@ -147,9 +152,9 @@ class Planner:
         moves, self._moves = self._moves, Moves()
         return moves
 
-    def _retire(self, worker: Worker) -> None:
+    def _retire(self, worker: Worker, why: str) -> None:
         self._roster.set(worker, State.RETIRING)
-        self._moves.ending.append(worker)
+        self._moves.ending.append((worker, why))
 
     def _empty(self, worker: Worker) -> None:
         self._roster.set(worker, State.TIDYING)
@@ -194,7 +199,7 @@ class Planner:
 
     def _yield_to_others(self) -> None:
         for worker in self._host.to_yield(self):
-            self._retire(worker)
+            self._retire(worker, "room")
 
     def _free_for_starved(self) -> None:
         """Let go of an idle worker that others could use, for the first in line whom nobody serves.
@@ -213,7 +218,7 @@ class Planner:
         if not spare and not roster.bound_to(first.binding):
             spare = idle  # more bindings than workers: whoever has none at all is next
         if spare:
-            self._retire(spare[0])
+            self._retire(spare[0], "room")
 
     def _is_under_share(self, binding: Hashable, *, after_loss: bool = False) -> bool:
         """Whether a binding holds (or would hold, one less) fewer workers than its part of the queue entitles it to."""
@@ -227,7 +232,7 @@ class Planner:
         idle = self._roster.kept() + self._roster.emptied()
         missing = self._unprovided().total() - self._roster.coming - self._room() if idle else 0
         for worker in idle[: max(0, missing)]:
-            self._retire(worker)
+            self._retire(worker, "room")
 
     def _is_surplus(self, worker: Worker) -> bool:
         idle_s = time.monotonic() - worker.idle_since

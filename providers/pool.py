@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from providers import metrics, worker_log
 from providers.breaker import StartBreaker
 from providers.errors import Busy, ProviderError, ShuttingDown, WorkerCrashed, WorkerFailed
 from providers.events import StartKind
@@ -66,7 +67,8 @@ class WorkerPool:
         self._queue: FairQueue[Worker] = FairQueue()
         self._host = host or Host()
         self._planner = Planner(name, limits, self.roster, self._queue, self.breaker, self._host)
-        self._tasks = Tasks()
+        self._tasks = Tasks(is_apart=True)
+        self._killed: set[Worker] = set()
         self._is_closing = False
         self._is_woken = False
         self._quiet = asyncio.Event()
@@ -90,6 +92,7 @@ class WorkerPool:
 
     def open(self) -> None:
         """Begin to warm up and to watch. Needs a running event loop."""
+        metrics.expect(self.name)
         self._host.join(self._planner, self._settle_soon)
         self._tasks.start(self._watch(), name=f"{self.name} watch")
         self._settle()
@@ -101,6 +104,15 @@ class WorkerPool:
         if not self._is_closing:
             self._inspect_all()
 
+    def replace(self, pid: int) -> bool:
+        """Let a worker go: at once if it has no turn, else after it. Whether there is such a worker."""
+        worker = next((it for it in self.roster if it.pid == pid), None)
+        if worker is None:
+            return False
+        self.roster.unwanted.add(worker)
+        self._inspect_all()
+        return True
+
     @asynccontextmanager
     async def lease(self, *, caller: str, binding: Hashable, history: bytes | None = None) -> AsyncIterator[Lease]:
         """Lend one worker for one turn; `history` is the digest of the conversation before it.
@@ -108,9 +120,13 @@ class WorkerPool:
         Raises Busy if the queue is full or no worker came free in time, ShuttingDown while closing, and what keeps
         workers from starting (NotInstalled, CrashLoop, ...) when none can be had.
         """
-        waiter = self._enqueue(Waiter(caller, binding, history))
         try:
-            worker = await self._seat(waiter)
+            waiter = self._enqueue(Waiter(caller, binding, history))
+        except ProviderError as error:
+            metrics.QUEUE_REFUSALS.labels(self.name, error.code).inc()
+            raise
+        try:
+            worker = await self._seated(waiter)
             yield Lease(worker, _start_kind(worker, waiter))
         finally:
             # Nothing here awaits, so cancelling the caller can't leak a worker.
@@ -126,6 +142,15 @@ class WorkerPool:
         self._queue.add(waiter)
         self._settle()
         return waiter
+
+    async def _seated(self, waiter: Waiter[Worker]) -> Worker:
+        try:
+            worker = await self._seat(waiter)
+        except ProviderError as error:
+            metrics.QUEUE_REFUSALS.labels(self.name, error.code).inc()
+            raise
+        metrics.QUEUE_WAIT.labels(self.name).observe(time.monotonic() - waiter.since)
+        return worker
 
     async def _seat(self, waiter: Waiter[Worker]) -> Worker:
         if waiter.seat.done():
@@ -166,10 +191,10 @@ class WorkerPool:
             self._settle()
         else:
             self.counts["replaced"] += 1
-            await self._stop(worker)
+            await self._stop(worker, self._planner.wear(worker) or "unclean")
 
     async def _emptied(self, worker: Worker) -> bool:
-        if not worker.is_alive or self._is_closing or self._planner.is_worn(worker):
+        if not worker.is_alive or self._is_closing or self._planner.wear(worker):
             return False
         try:
             return await worker.reset()
@@ -200,8 +225,8 @@ class WorkerPool:
     def _do(self, moves: Moves) -> None:
         for worker in moves.emptying:
             self._begin_tidying(worker)
-        for worker in moves.ending:
-            self._tasks.start(self._stop(worker), name=f"{self.name} stop {worker.pid}")
+        for worker, why in moves.ending:
+            self._tasks.start(self._stop(worker, why), name=f"{self.name} stop {worker.pid}")
         if moves.again_in_s is not None:
             self._tasks.start(self._settle_later(moves.again_in_s), name=f"{self.name} refill")
         for _ in range(moves.starts):
@@ -219,13 +244,14 @@ class WorkerPool:
     # --- processes come and go -------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        failures = self.breaker.failures
+        failures, asked_at = self.breaker.failures, time.monotonic()
         try:
             async with self._starts:
                 # Of starts that were asked for together, one failure stops those still to come.
                 worker = await self._start_worker() if self.breaker.failures == failures else None
             if worker is not None:
                 self.counts["started"] += 1
+                worker_log.started(self.name, worker, time.monotonic() - asked_at)
                 self.breaker.succeeded()
                 self.roster.set(worker, State.IDLE)
         except ProviderError as error:
@@ -239,26 +265,36 @@ class WorkerPool:
 
     def _note_failed_start(self, error: ProviderError, failures_before: int) -> None:
         self.counts["start_failed"] += 1
-        logger.warning("%s worker did not start: %s", self.name, error)
+        worker_log.not_started(self.name, error)
         if self.breaker.failures == failures_before:  # those that fail together count once
             self.breaker.failed(error)
             self._tasks.start(self._settle_later(self.breaker.pause_s), name=f"{self.name} retry")
 
-    def _note_early_death(self, worker: Worker) -> None:
+    def _note_early_death(self, worker: Worker) -> bool:
         age_s = time.monotonic() - worker.started_at
         if worker.is_alive or worker.turns or age_s >= LASTING_AFTER_S or self._is_closing:
-            return
+            return False
         self.counts["died_early"] += 1
-        logger.warning("%s worker %d died %.1f s after its start, before any turn", self.name, worker.pid, age_s)
         self.breaker.died(WorkerCrashed(f"{self.name} ended by itself soon after its start"))
         self._tasks.start(self._settle_later(self.breaker.pause_s), name=f"{self.name} retry")
+        return True
 
-    async def _stop(self, worker: Worker) -> None:
-        self._note_early_death(worker)
+    async def _stop(self, worker: Worker, why: str) -> None:
+        worker_log.ended(self.name, worker, self._why(worker, why))
+        self._killed.discard(worker)
         self.roster.set(worker, State.RETIRING)
         await worker.stop()
         self.roster.remove(worker)
         self._settle()
+
+    def _why(self, worker: Worker, why: str) -> str:
+        """What really ended it, where that was not the plan."""
+        died_early = self._note_early_death(worker)
+        if worker in self._killed:
+            return "out_of_bounds"
+        if worker.is_alive:
+            return why
+        return "died_early" if died_early else "crashed"
 
     async def _watch(self) -> None:
         while True:
@@ -282,6 +318,7 @@ class WorkerPool:
             usage = self.roster.usage(worker)
             what = f"{usage.rss_bytes >> 20} MB in {usage.processes} processes"
             logger.warning("killing %s worker %d within a turn: %s", self.name, worker.pid, what)
+            self._killed.add(worker)
             worker.kill()
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -298,6 +335,8 @@ class WorkerPool:
             logger.warning("%s: %d turns did not end within %g s", self.name, self.count(State.BUSY), grace_s)
         await self._tasks.cancel()
         for worker in self.roster:  # a turn that ends by losing its worker has nothing to give back
+            if self.roster.state(worker) is not State.RETIRING:
+                worker_log.ended(self.name, worker, "shutdown")
             self.roster.set(worker, State.RETIRING)
         await asyncio.gather(*(worker.stop() for worker in self.roster))
         self.roster.clear()

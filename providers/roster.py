@@ -24,6 +24,7 @@ class Roster:
         self.starting = 0
         self._states: dict[Worker, State] = {}
         self._usage: dict[Worker, TreeUsage] = {}
+        self.unwanted: set[Worker] = set()  # to be replaced as soon as they are free, by the owner's will
 
     def __str__(self) -> str:
         states = ", ".join(f"{self.count(state)} {state}" for state in State)
@@ -42,12 +43,14 @@ class Roster:
     def remove(self, worker: Worker) -> None:
         del self._states[worker]
         self._usage.pop(worker, None)
+        self.unwanted.discard(worker)
 
     def clear(self) -> None:
         """Nothing is left, and nothing comes: a start that was cancelled before it began counts no more either."""
         self.starting = 0
         self._states.clear()
         self._usage.clear()
+        self.unwanted.clear()
 
     # --- counting --------------------------------------------------------------------------------------------------
 
@@ -119,6 +122,10 @@ class Roster:
     @property
     def total_rss_bytes(self) -> int:
         return sum(usage.rss_bytes for usage in self._usage.values())
+
+    @property
+    def total_processes(self) -> int:
+        return sum(usage.processes for usage in self._usage.values())
 
 
 def _oldest_first(idle: list[Worker]) -> list[Worker]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -27,17 +28,19 @@ async def _repeated(step: Callable[[], Coroutine[Any, Any, None]], name: str, pa
 class Tasks:
     """The background tasks of one owner.
 
-    Unlike asyncio.TaskGroup it may be filled and emptied from different tasks, and one failure ends no other.
+    Unlike asyncio.TaskGroup it may be filled and emptied from different tasks, and one failure ends no other. Those of
+    an owner that `is_apart` know nothing of whoever happened to start them, such as whose request that was.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_apart: bool = False) -> None:
+        self._context = Context() if is_apart else None
         self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name, context=self._context)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task

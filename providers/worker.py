@@ -100,6 +100,11 @@ class Worker:
         return self._process.is_running
 
     @property
+    def exit_code(self) -> int | None:
+        """Of the process that has ended, negative for a signal; None while it runs."""
+        return self._process.returncode
+
+    @property
     def memory(self) -> bytes | None:
         """The digest of the conversation it could go on with, between turns."""
         return self._driver.remembers()

@@ -25,7 +25,7 @@ import yaml
 
 from tests.asking import CHAT, WAIT_S, answer_of, ask
 from tests.balancers import DEPLOY, find_caddy, find_nginx, nginx_site
-from tests.hub import ROOT, clean_env, free_port
+from tests.hub import ROOT, clean_env, free_port, running_hub
 from tests.programs import lacking
 
 COMPOSE_FILES = ("compose.yaml", "compose.two-nodes.yaml")
@@ -318,8 +318,40 @@ def test_caddy_takes_its_file(tmp_path: Path) -> None:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def test_documented_settings_are_clean_for_deployment(tmp_path: Path) -> None:
-    env = clean_env(tmp_path, {"HUB_DATA_DIR": str(tmp_path), "HUB_PUBLIC_URL": "https://hub.example.com"})
+def documented_settings() -> dict[str, str]:
+    """Those that docs/operations.md gives for a hub behind a proxy with TLS."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    return dict(re.findall(r"^(HUB_\w+)=(\S+)", page, re.MULTILINE))
+
+
+def checked(tmp_path: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    env = clean_env(tmp_path, {"HUB_DATA_DIR": str(tmp_path), **settings})
     argv = [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
-    ran = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_documented_settings_are_clean_for_deployment(tmp_path: Path) -> None:
+    settings = documented_settings()
+    assert {"HUB_PUBLIC_URL", "HUB_TRUSTED_PROXIES"} <= set(settings)
+    ran = checked(tmp_path, settings)
     assert ran.returncode == 0, ran.stderr
+    assert "hubsite.W002" in checked(tmp_path, {"HUB_PUBLIC_URL": settings["HUB_PUBLIC_URL"]}).stderr
+    assert "security.W012" in checked(tmp_path, {}).stderr
+
+
+def test_with_a_public_address_pages_want_tls_and_the_api_takes_its_name(tmp_path: Path) -> None:
+    with running_hub(tmp_path, env={"HUB_PROVIDERS": "echo", **documented_settings()}) as hub:
+        named = {"Host": "hub.example.com"}
+        with httpx.Client(base_url=hub.url, headers=named, timeout=WAIT_S) as client:
+            plain = client.get("/admin/")
+            assert (plain.status_code, plain.headers["Location"]) == (301, "https://hub.example.com/admin/")
+            page = client.get("/admin/login/", headers={"X-Forwarded-Proto": "https"})
+            assert page.status_code in (200, 302)
+            assert int(page.headers["Strict-Transport-Security"].split("=")[1]) > 0
+            if page.is_redirect:
+                page = client.get(page.headers["Location"], headers={"X-Forwarded-Proto": "https"})
+            cookie = page.headers["Set-Cookie"]
+            assert "csrftoken=" in cookie
+            assert "Secure" in cookie
+            assert client.post(CHAT, json=ask("Hi"), headers=hub.headers).status_code == 200
+            assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400

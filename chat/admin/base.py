@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     Actions = dict[str, tuple[Callable[..., str], str, str] | None]
 else:
+    from unfold.admin import ModelAdmin
 
-    class BaseAdmin(admin.ModelAdmin):
+    class BaseAdmin(ModelAdmin):
         def __class_getitem__(cls, model: type[Model]) -> type[BaseAdmin]:
             return cls
 
@@ -42,9 +43,6 @@ class ListAdmin(BaseAdmin[M]):
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 100
     list_max_show_all = 0
-
-    class Media:
-        css = {"all": ["chat/admin.css"]}
 
     def get_actions(self, request: HttpRequest) -> Actions:
         actions: Actions = super().get_actions(request)

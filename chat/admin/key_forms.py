@@ -82,13 +82,22 @@ def _dollars(label: str, what: str) -> forms.DecimalField:
     )
 
 
+class LabelledSplitDateTime(AdminSplitDateTime):
+    """Its two fields have no label of their own that a screen reader would find."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        for widget, part in zip(self.widgets, ("date", "time"), strict=True):
+            widget.attrs["aria-label"] = f"{label}, {part}"
+
+
 class KeyForm(KeyModelForm):
     """Its choices are the scopes and providers there are, and those the key already has."""
 
     expires_at = forms.SplitDateTimeField(
         label="Expires",
         required=False,
-        widget=AdminSplitDateTime,
+        widget=LabelledSplitDateTime("Expires"),
         help_text="UTC. From then on the key is refused. Empty: never.",
     )
     scopes = _ticks("Scopes", "What the key opens.", required=True)

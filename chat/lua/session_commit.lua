@@ -46,6 +46,9 @@ local base = string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[7] - #':head')
 for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, 1)) do
   if redis.call('EXISTS', base .. id .. ':head') == 0 then redis.call('ZREM', KEYS[4], id) end
 end
+-- How many sessions live, of all owners. No turn is lost for a count.
+redis.pcall('ZADD', 'hub:sessions_live', ARGV[6] + ARGV[5], KEYS[1])
+redis.pcall('ZREMRANGEBYSCORE', 'hub:sessions_live', '-inf', ARGV[6])
 redis.call('HSET', KEYS[5], ARGV[8], ARGV[9])
 redis.call('DEL', KEYS[3])
 -- News for whoever listens (chat/changes.py). A Redis that forbids it costs no turn its place.

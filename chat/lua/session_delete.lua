@@ -10,5 +10,13 @@ if running then redis.call('SADD', KEYS[5], running) end
 redis.call('PEXPIRE', KEYS[5], ARGV[2])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
+-- What those who watch its turns could still read (chat/live_store.py).
+local base = string.sub(KEYS[1], 1, #KEYS[1] - #':head')
+local owner = string.match(base, '^hub:session:([^:]*):')
+for _, turn in ipairs(redis.call('ZRANGE', base .. ':live', 0, -1)) do
+  redis.call('DEL', 'hub:live:' .. owner .. ':' .. turn)
+end
+redis.call('DEL', base .. ':live')
+redis.pcall('ZREM', 'hub:sessions_live', KEYS[1])
 redis.pcall('PUBLISH', 'hub:changes', KEYS[4] .. ' deleted ' .. ARGV[1])
 return known

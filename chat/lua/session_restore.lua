@@ -9,4 +9,6 @@ end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[5])
+local clock = redis.call('TIME')
+redis.pcall('ZADD', 'hub:sessions_live', clock[1] * 1000 + ARGV[3], KEYS[1])
 return 1

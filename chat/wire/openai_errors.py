@@ -32,6 +32,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (chat.SessionBusy, 409, "conflict_error"),
     (chat.SessionLost, 409, "conflict_error"),
     (chat.SessionTooLarge, 413, "invalid_request_error"),
+    (chat.TurnStopped, 409, "conflict_error"),
     (chat.StoreUnavailable, 503, "server_error"),
     (chat.DatabaseUnavailable, 503, "server_error"),
     (chat.ChatError, 400, "invalid_request_error"),

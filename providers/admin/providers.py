@@ -21,7 +21,7 @@ from providers.rows import MB, problem_of
 if TYPE_CHECKING:
     BaseAdmin = admin.ModelAdmin[ProviderRow]
 else:
-    BaseAdmin = admin.ModelAdmin
+    from unfold.admin import ModelAdmin as BaseAdmin
 
 SOON = "Every hub goes by it within two seconds."
 # Of a number that is left empty: what the settings say of it.

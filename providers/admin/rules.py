@@ -20,7 +20,7 @@ from providers.rules import DAYS, NEW
 if TYPE_CHECKING:
     BaseAdmin = admin.ModelAdmin[RouteRule]
 else:
-    BaseAdmin = admin.ModelAdmin
+    from unfold.admin import ModelAdmin as BaseAdmin
 
 STEP = 10
 # Conditions by their column, as the list shows those that are set.

@@ -40,7 +40,7 @@ def test_cut_connection_resumes_at_the_other_hub(hubs: tuple[HubProcess, HubProc
         turn = here.ask(SLOW)
         here.hear_words(turn, count=3)
         had = here.events
-        here.connection.socket.close()
+        here.cut()
     with greeted(hubs[1]) as there:
         assert there.say("resume", turn=turn, after=had[-1]["n"])["turn"] == turn
         assert there.end_of(turn)["type"] == "finished"

@@ -91,6 +91,10 @@ class Talk:
         while len([it for it in self.events if it.get("turn") == turn and it["type"] == "delta"]) < count:
             self.hear()
 
+    def cut(self) -> None:
+        """End the connection without a word."""
+        self.connection.socket.shutdown(socket.SHUT_RDWR)
+
     def close_code(self) -> int:
         """The code with which the hub ends the connection."""
         with contextlib.suppress(ConnectionClosed):
@@ -134,6 +138,7 @@ def opened(
         proxy=None,
         open_timeout=WAIT_S,
         close_timeout=1,
+        ping_interval=None,
     )
     with made:
         yield Talk(made)
