@@ -14,7 +14,6 @@ from typing import Any
 
 import orjson
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from django.conf import settings
 
 from chat import choice, conversations, log_ids, service
 from chat.addresses import address_of
@@ -35,7 +34,7 @@ from chat.live_record import error_fields
 from chat.runtime import chat
 from chat.session_bodies import listed
 from chat.sessions import check_session_id
-from chat.ws_bodies import conversation_body, provider_body
+from chat.ws_bodies import conversation_body, provider_body, ready_body
 from chat.ws_messages import (
     AskSaid,
     DeleteSession,
@@ -63,7 +62,6 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-PROTOCOL = 1
 HELLO_WAIT_S = 10.0
 # A key that is revoked, or a login that has ended, is cut off within this time also where nothing is asked.
 RECHECK_S = 15.0
@@ -147,10 +145,11 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         caller = await visitor.caller()
         self._visitor, self._owner = visitor, caller.owner
         log_ids.add(key_id=caller.key_id)
-        self._unsubscribe = chat().streams.subscribe(caller.owner, self._on_news)
+        if "sessions" in caller.scopes:
+            self._unsubscribe = chat().streams.subscribe(caller.owner, self._on_news)
         self._tasks.start(self._watches.run(), name="events to a WebSocket")
         self._tasks.repeat(self._recheck, name="look who is at a WebSocket", pause_s=RECHECK_S)
-        await self._send_json(_ready(caller, visitor, said.id))
+        await self._send_json({"re": said.id, **ready_body(caller, how=visitor.how)})
 
     async def _recheck(self) -> None:
         assert self._visitor is not None
@@ -214,7 +213,9 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         """The turn, if this question was taken before: its client may have lost the answer to that."""
         if said.turn:
             with suppress(ResponseNotFound):
-                return await chat().streams.find(caller.owner, said.turn)
+                feed = await chat().streams.find(caller.owner, said.turn)
+                await service.count_request(caller)  # no turn of its own, but a request
+                return feed
         return None
 
     async def _stop(self, said: Stop, caller: Caller) -> Reply:
@@ -224,7 +225,7 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         return Reply({"type": "ok"})
 
     async def _resume(self, said: Resume, caller: Caller) -> Reply:
-        caller.require("sessions")
+        caller.require("chat" if said.turn else "sessions")
         feed = await self._find(said, caller)
         if feed.session_id:
             self._follow(feed.session_id)
@@ -301,21 +302,3 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         # One that is over is in the conversation, as it was or will be read.
         if not feed.is_over and not self._watches.knows(turn):
             self._watches.add(feed, after=0)
-
-
-def _ready(caller: Caller, visitor: Visitor, re: Id) -> Json:
-    return {
-        "type": "ready",
-        "re": re,
-        "protocol": PROTOCOL,
-        "version": settings.VERSION,
-        "name": caller.name,
-        "owner": caller.owner,
-        "by": visitor.how,
-        "scopes": sorted(caller.scopes),
-        "media_max_bytes": settings.HUB_MEDIA_MAX_BYTES,
-        "media_max_count": settings.HUB_MEDIA_MAX_COUNT,
-        "message_max_bytes": settings.HUB_MAX_BODY_BYTES,
-        "keep_s": settings.HUB_STREAM_KEEP_S,
-        "unwatched_s": settings.HUB_STREAM_UNWATCHED_S,
-    }

@@ -1,17 +1,39 @@
-"""Conversations and providers as the WebSocket shows them: the REST door's bodies, and a little more."""
+"""Callers, conversations and providers as the WebSocket shows them: the REST door's bodies, and a little more."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
+
 from chat.conversation import Conversation
+from chat.keys import Caller
 from chat.provider_bodies import describe
 from chat.session_bodies import listed, messages_of
 from providers.provider import Provider
 
+PROTOCOL = 1
 # Of a very long conversation its end is shown.
 MOST_MESSAGES = 200
 MOST_CHARS = 4_000_000
+
+
+def ready_body(caller: Caller, *, how: str) -> dict[str, Any]:
+    """What is told after hello; `how` names what the caller has shown."""
+    return {
+        "type": "ready",
+        "protocol": PROTOCOL,
+        "version": settings.VERSION,
+        "name": caller.name,
+        "owner": caller.owner,
+        "by": how,
+        "scopes": sorted(caller.scopes),
+        "media_max_bytes": settings.HUB_MEDIA_MAX_BYTES,
+        "media_max_count": settings.HUB_MEDIA_MAX_COUNT,
+        "message_max_bytes": settings.HUB_MAX_BODY_BYTES,
+        "keep_s": settings.HUB_STREAM_KEEP_S,
+        "unwatched_s": settings.HUB_STREAM_UNWATCHED_S,
+    }
 
 
 def conversation_body(session_id: str, found: Conversation | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One Chromium for all tests in a browser, a window for each."""
+"""One Chromium for the tests of a file, a window for each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from playwright.sync_api import Browser
 from tests.browser.chromium import Shots, running_chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for longer: Playwright's event loop runs as long as it does, and no asynchronous test could beside it."""
     with running_chromium() as started:
         yield started
 

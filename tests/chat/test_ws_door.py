@@ -35,7 +35,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def keys(served: HubProcess) -> dict[str, str]:
-    return make_keys(served, passing={}, talker={"scopes": ["chat"]})
+    return make_keys(served, passing={}, talker={"scopes": ["chat"]}, talkers_other={"owner": "talker"})
 
 
 # --- who -------------------------------------------------------------------------------------------------------------
@@ -81,10 +81,19 @@ def test_revoked_key_can_ask_nothing_more(served: HubProcess, keys: dict[str, st
         assert talk.connection.close_code == 4401
 
 
-def test_key_without_the_scope_may_not_read_sessions(served: HubProcess, keys: dict[str, str]) -> None:
-    with greeted(served, keys["talker"]) as talk:
+def test_key_without_the_scope_hears_nothing_of_sessions(served: HubProcess, keys: dict[str, str]) -> None:
+    """But it may come back for the answer it has asked for."""
+    with greeted(served, keys["talker"]) as talk, greeted(served, keys["talkers_other"]) as other:
         assert talk.say("sessions")["code"] == "insufficient_scope"
-        assert talk.answer_to("still")[1] == "still"
+        session, _ = other.answer_to("of the same owner")
+        assert talk.say("resume", session=session)["code"] == "insufficient_scope"
+        turn = talk.ask("still", session=session)
+        assert talk.say("resume", turn=turn)["turn"] == turn
+        talk.end_of(turn)
+        other.hear_until(lambda it: it["type"] == "changed" and it["what"] == "changed")
+        other.answer_to("and on", session=session)
+        assert talk.say("ping")["type"] == "pong"
+        assert not [it for it in talk.events if it["type"] == "changed" or it.get("turn") not in (turn, None)]
 
 
 def test_who_is_logged_in_has_an_owner_limits_and_figures(served: HubProcess) -> None:

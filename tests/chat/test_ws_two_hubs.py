@@ -11,7 +11,7 @@ import pytest
 from tests.asking import eventually
 from tests.chat.ws_client import greeted, text_of
 from tests.hub import HubProcess
-from tests.redis_server import running_redis
+from tests.redis_server import RedisServer, running_redis
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 8
 SLOW = f"[[chunks=60 delay=0.03]] {TEXT}"
@@ -19,19 +19,24 @@ ENDLESS = f"[[chunks=2000 delay=0.05]] {TEXT * 20}"
 
 
 @pytest.fixture(scope="module")
-def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubProcess, HubProcess]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running_redis(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def hubs(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubProcess, HubProcess]]:
     """Each with its own database and key: the keys' owner, and with it all that is in Redis, is the same."""
     folder = tmp_path_factory.mktemp("two")
-    with running_redis(folder / "server") as server:
-        env = {"HUB_PROVIDERS": "echo", "HUB_SHUTDOWN_GRACE_S": "1", "REDIS_URL": server.url}
-        both = HubProcess(folder / "first", env=env), HubProcess(folder / "second", env=env)
-        try:
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(HubProcess.start, both))
-            yield both
-        finally:
-            for hub in both:
-                hub.close()
+    env = {"HUB_PROVIDERS": "echo", "HUB_SHUTDOWN_GRACE_S": "1", "REDIS_URL": server.url}
+    both = HubProcess(folder / "first", env=env), HubProcess(folder / "second", env=env)
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(HubProcess.start, both))
+        yield both
+    finally:
+        for hub in both:
+            hub.close()
 
 
 def test_cut_connection_resumes_at_the_other_hub(hubs: tuple[HubProcess, HubProcess]) -> None:
@@ -60,6 +65,21 @@ def test_window_at_the_other_hub_sees_the_answer_live_and_can_stop_it(hubs: tupl
             assert (end["type"], end["by"]) == ("stopped", "caller")
         assert ENDLESS.startswith(text_of(there.events, turn))
         assert text_of(here.events, turn) == text_of(there.events, turn)
+
+
+def test_answer_streams_on_while_redis_is_away(hubs: tuple[HubProcess, HubProcess], server: RedisServer) -> None:
+    with greeted(hubs[0]) as here:
+        turn = here.ask(SLOW)
+        here.hear_words(turn, count=2)
+        server.kill()
+        here.hear_words(turn, count=10)
+        server.start()
+        assert here.end_of(turn)["type"] == "finished"
+        assert text_of(here.events, turn) == SLOW
+    with greeted(hubs[1]) as there:  # what could not be stored meanwhile was stored later
+        eventually(lambda: there.say("resume", turn=turn)["type"] == "resumed")
+        there.end_of(turn)
+        assert text_of(there.events, turn) == SLOW
 
 
 def test_turn_of_a_killed_hub_is_told_to_have_ended(hubs: tuple[HubProcess, HubProcess]) -> None:

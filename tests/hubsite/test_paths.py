@@ -180,7 +180,7 @@ def test_paths_in_the_openapi_document_are_those_that_answer(http: httpx.Client)
     }
 
 
-@pytest.mark.parametrize("path", ["/v1/docs", "/admin/login/"])
+@pytest.mark.parametrize("path", ["/v1/docs", "/admin/login/?next=/admin/"])
 def test_page_comes_with_its_styles(http: httpx.Client, path: str) -> None:
     page = http.get(path)
     assert page.headers["content-type"].startswith("text/html")

@@ -5,6 +5,8 @@ import { Composer } from "./composer.js";
 import { SessionList } from "./sessions.js";
 import { Refused, Socket } from "./socket.js";
 import { drawStored, TurnView } from "./turn.js";
+import { closeMenu } from "./frame.js";
+import { showProviders } from "./welcome.js";
 
 const NEW = "New conversation";
 const PROVIDERS_EVERY_MS = 20000;
@@ -25,7 +27,6 @@ const sessions = new SessionList(socket);
 // --- who is there -------------------------------------------------------------------------------------------------
 
 function start() {
-  $("theme").value = document.documentElement.dataset.theme ?? "";
   const key = kept.get("key");
   if (key) useKey(key);
   else if (document.body.dataset.user) socket.open("");
@@ -338,7 +339,7 @@ async function renewProviders() {
   try {
     const { data } = await socket.ask({ type: "providers" });
     composer.offer(data);
-    showWelcomeText(data);
+    showProviders(data);
   } catch { /* with the next round */ }
 }
 setInterval(() => document.visibilityState === "visible" && $("link").dataset.state === "ready" && renewProviders(), PROVIDERS_EVERY_MS);
@@ -347,53 +348,8 @@ function showWelcome() {
   show($("welcome"), !$("log").childElementCount);
 }
 
-function showWelcomeText(providers) {
-  const real = providers.filter((it) => !it.is_demo);
-  const ready = real.filter((it) => it.status === "available");
-  if (ready.length) {
-    const names = ready.map((it) => it.title || it.name).join(", ");
-    $("welcome-text").replaceChildren(el("p", {}, `Ready: ${names}. Automatic lets the hub's rules choose.`));
-    return;
-  }
-  const ways = real.filter((it) => it.mend).map((it) => el("li", {}, el("strong", {}, it.title || it.name), ": ", mendText(it.mend)));
-  $("welcome-text").replaceChildren(
-    el("p", {}, "Only the demo provider is ready. It repeats what you say, so you can see how answers stream."),
-    ...(ways.length ? [el("p", {}, "To talk to a real model:"), el("ul", {}, ...ways)] : []),
-  );
-}
-
-const mendText = (mend) => (/^(?:uv|npm|pip|\w+ )/.test(mend) && mend.length < 80 ? el("code", {}, mend) : mend);
-
-// --- the frame ----------------------------------------------------------------------------------------------------
-
-$("theme").addEventListener("change", () => {
-  const chosen = $("theme").value;
-  if (chosen) document.documentElement.dataset.theme = chosen;
-  else delete document.documentElement.dataset.theme;
-  try { localStorage.setItem("hub.theme", chosen); } catch { /* a browser that keeps nothing */ }
-});
-
-const narrow = matchMedia("(max-width: 760px)");
-
-function setMenu(isOpen) {
-  document.body.classList.toggle("menu-open", isOpen);
-  $("menu").setAttribute("aria-expanded", String(isOpen));
-  $("main").inert = isOpen && narrow.matches;
-  $("sidebar").inert = narrow.matches && !isOpen;
-  show($("veil"), isOpen && narrow.matches);
-  if (isOpen) $("new").focus();
-}
-const closeMenu = () => narrow.matches && setMenu(false);
-$("sessions").addEventListener("click", closeMenu);
-$("menu").addEventListener("click", () => setMenu(!document.body.classList.contains("menu-open")));
-$("veil").addEventListener("click", () => { setMenu(false); $("menu").focus(); });
-narrow.addEventListener("change", () => setMenu(false));
-setMenu(false);
-
 addEventListener("keydown", (event) => {
-  if (event.key !== "Escape") return;
-  if (document.body.classList.contains("menu-open") && narrow.matches) { setMenu(false); $("menu").focus(); }
-  else if (isAnswering()) stop();
+  if (event.key === "Escape" && !closeMenu() && isAnswering()) stop();
 });
 
 start();
