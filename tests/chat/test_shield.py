@@ -105,7 +105,7 @@ def is_busy(hub: HubProcess) -> bool:
 
 
 def hang_ups(hub: HubProcess) -> int:
-    return hub.log.read_text().count("the client hung up")
+    return hub.log.read_text().count(" 499 in ")
 
 
 # --- Idempotency-Key -------------------------------------------------------------------------------------------------
