@@ -94,7 +94,10 @@ def is_simple(schema: bytes) -> bool:
     if b'"$ref"' not in schema and b'"$dynamicRef"' not in schema and b'"$recursiveRef"' not in schema:
         return True
     root = orjson.loads(schema)
-    return _Steps(root).of(root) <= SIMPLE_STEPS
+    try:
+        return _Steps(root).of(root) <= SIMPLE_STEPS
+    except RecursionError:  # a chain of references longer than it is worth to follow
+        return False
 
 
 class _Steps:

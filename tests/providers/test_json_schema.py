@@ -85,6 +85,13 @@ async def test_a_schema_that_leads_back_to_itself_is_judged_apart_and_rightly() 
     assert "['l']['l']" in await problem_with(tree, {"l": {"l": 1}})
 
 
+async def test_a_long_chain_of_references_is_judged_apart_and_rightly() -> None:
+    links = {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(1_400)}
+    chain = schema(**{"$ref": "#/$defs/a0", "$defs": {**links, "a1400": {"required": ["zz"]}}})
+    assert not is_simple(chain)
+    assert "required" in await problem_with(chain, {})
+
+
 def test_a_schema_of_patterns_alone_is_refused() -> None:
     many = schema(properties={str(n): {"pattern": "a"} for n in range(101)})
     with pytest.raises(SchemaInvalid, match="at most 100 patterns"):
