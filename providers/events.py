@@ -174,6 +174,12 @@ class Turn:
     caller: str = ""
 
     @property
+    def question(self) -> tuple[Message, ...]:
+        """What follows the last answer: at least one message."""
+        count = next((n for n, it in enumerate(reversed(self.messages)) if it.role == "assistant"), len(self.messages))
+        return self.messages[-count:]
+
+    @property
     def calls_by_id(self) -> dict[str, ToolCall]:
         return {call.id: call for message in self.messages for call in message.calls}
 

@@ -33,6 +33,8 @@ SPLITS_CALL = "target_splits_tool_call"
 # A step back takes 0.5 to 1 ms; beyond this many, a new process costs no more.
 MOST_STEPS_BACK = 500
 
+Line = tuple[str, tuple[Block, ...]]
+
 
 class ClaudeDriver(Driver):
     def __init__(self, process: Process, *, default_model: str, mend_login: str, may_reuse: bool) -> None:
@@ -46,6 +48,7 @@ class ClaudeDriver(Driver):
         self._user_uuids: list[str] = []
         self._has_opening = False  # the assistant spoke first: no line of the user's to step back to before that
         self._memory: bytes | None = None
+        self._is_cut_off = False  # its last answer ended in calls, which the CLI has put words of its own behind
         self._awaited_results = 0
         self._cost_usd = 0.0
 
@@ -61,12 +64,15 @@ class ClaudeDriver(Driver):
     async def run(self, turn: Turn) -> AsyncGenerator[Event, None]:
         history = history_digest(turn)
         is_continued = self._recall(history)
-        await self._set_up(turn)
+        has_other_tools = await self._set_up(turn)
         *past, (_, question) = wire.spoken(turn.messages)
-        for role, blocks in past if not is_continued else ():
+        if is_continued:
+            # Calls are told by what the tools are called now.
+            past = await self._unknown(past, from_the_start=has_other_tools and bool(turn.calls_by_id))
+        for role, blocks in past:
             await self._replay(role, blocks)
         await self._say(question, is_question=True)
-        async with aclosing(self._answer(turn, extended(history, turn.messages[-1]))) as events:
+        async with aclosing(self._answer(turn, extended(history, *turn.question))) as events:
             async for event in events:
                 yield event
 
@@ -83,15 +89,10 @@ class ClaudeDriver(Driver):
         if self._has_opening or len(self._user_uuids) > MOST_STEPS_BACK:
             return False
         # Null after the last step: nothing precedes the first line, so the conversation is empty.
-        answer: Json = {"precedingAssistantUuid": None}
+        step: Json = {"precedingAssistantUuid": None}
         while self._user_uuids:
-            step = await self._rewind(self._user_uuids.pop())
-            if step.get("reason") == SPLITS_CALL:  # results can't be taken back without the call before them
-                continue
-            if step.get("rewound") is not True:
-                return False
-            answer = step
-        return answer.get("precedingAssistantUuid", "unknown") is None
+            step = await self._step_back()
+        return step.get("precedingAssistantUuid", "unknown") is None
 
     # --- before the answer -----------------------------------------------------------------------------------------
 
@@ -104,7 +105,28 @@ class ClaudeDriver(Driver):
             raise ProtocolBroken("this claude process holds another conversation")
         return True
 
-    async def _set_up(self, turn: Turn) -> None:
+    async def _unknown(self, past: list[Line], *, from_the_start: bool) -> list[Line]:
+        """What of these lines a process that goes on has to be told, once it has forgotten what it holds otherwise."""
+        if not from_the_start and not self._is_cut_off:
+            return past[1 + max(n for n, (role, _) in enumerate(past) if role == "assistant") :]
+        await self._step_back()
+        while from_the_start and self._user_uuids:
+            await self._step_back()
+        starts = [n for n, (role, _) in enumerate(past) if role == "user"]
+        return past[starts[len(self._user_uuids)] :]
+
+    async def _step_back(self) -> Json:
+        """Forget the last question with all that came of it, calls and results too. Raises ProtocolBroken."""
+        while self._user_uuids:
+            step = await self._rewind(self._user_uuids.pop())
+            if step.get("rewound") is True:
+                return step
+            if step.get("reason") != SPLITS_CALL:  # results can't be taken back without the call before them
+                break
+        raise ProtocolBroken("claude did not step back")
+
+    async def _set_up(self, turn: Turn) -> bool:
+        """Make everything as the turn wants it; whether that took other tools than before."""
         setup = (turn.system, turn.json_schema)
         if self._setup is None:
             self._setup = setup
@@ -120,6 +142,7 @@ class ClaudeDriver(Driver):
         more = choice_body(toolbox, self._tools)
         allowed = self._tools.permission if toolbox else ""
         await self._control(wire.flag_settings(turn.model or self._default_model, turn.sampling, more, allowed))
+        return change is not None
 
     async def _replay(self, role: str, blocks: tuple[Block, ...]) -> None:
         if role == "assistant":
@@ -184,11 +207,13 @@ class ClaudeDriver(Driver):
 
     def _learn(self, asked: bytes, answer: Answer, result: Json) -> bytes | None:
         """The digest of what the process holds now, if it is what the caller will send as the history next time."""
+        self._is_cut_off = answer.reason == "tool_calls" and not answer.wants_json
         is_whole = answer.reason == "stop" and answer.requests == 1 and not result.get("is_error") and answer.is_plain
         # The CLI drops an answer of nothing but white space.
-        if not self._may_reuse or not is_whole or not answer.text.strip():
+        is_kept = self._is_cut_off or (is_whole and answer.text.strip())
+        if not self._may_reuse or not is_kept:
             return None
-        return extended(asked, Message("assistant", (answer.text,)))
+        return extended(asked, Message("assistant", (answer.text, *answer.calls)))
 
     def _note_result(self, result: Json) -> None:
         """A result nobody waits for: its cost must not show up in the next turn's."""

@@ -87,7 +87,7 @@ class CodexDriver(Driver):
             yield TurnStarted(answer.model)
         for call in answer.calls if finished.reason == "tool_calls" else ():
             yield call
-        self._memory = self._learn(extended(history, turn.messages[-1]), answer, finished)
+        self._memory = self._learn(extended(history, *turn.question), answer, finished)
         yield finished
 
     def remembers(self) -> bytes | None:
@@ -168,7 +168,7 @@ class CodexDriver(Driver):
         """Begin the turn with the user's plain words; what else the conversation ends with is put into the thread."""
         items, question = history_items(turn.messages), turn.messages[-1]
         if is_kept:
-            items = items[-1:]
+            items = items[-len(turn.question) :]
         words: list[Json] = []
         if question.role == "user" and question.is_plain:
             items.pop()

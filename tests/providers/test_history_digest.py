@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from providers.events import Message, Sampling, Turn
+from providers.events import Message, Sampling, ToolCall, ToolResult, Turn
 from providers.history_digest import extended, history_digest
 
 QUESTION, ANSWER, FURTHER = (
@@ -47,3 +47,23 @@ def test_every_other_conversation_has_another_digest(other: tuple[Message, ...])
 def test_the_model_counts() -> None:
     digests = {digest_of(QUESTION, ANSWER, model=model) for model in (None, "sonnet", "opus")}
     assert len(digests) == 3
+
+
+def test_all_that_follows_the_last_answer_is_the_question() -> None:
+    call, more = ToolCall("1", "look", '{"a": 1, "b": 2}'), ToolCall("2", "look", "{}")
+    said = Message("assistant", ("Hm. ", call, more))
+    results = tuple(Message("tool", (ToolResult(it.id, ("seen",)),)) for it in (call, more))
+    turn = Turn((QUESTION, said, *results, FURTHER))
+    assert turn.question == (*results, FURTHER)
+    assert history_digest(turn) == digest_of(QUESTION, said)
+    assert Turn((QUESTION, FURTHER)).question == (QUESTION, FURTHER)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_same"),
+    [('{"b":2,"a":1}', True), ('{"a": 1, "b": 2.5}', False), ('{"a": 1}', False), ("", False), ('{"a": 1, "b"', False)],
+)
+def test_a_calls_arguments_count_by_their_meaning(arguments: str, *, is_same: bool) -> None:
+    made, returned = ToolCall("1", "look", '{"a": 1, "b": 2}'), ToolCall("1", "look", arguments)
+    digests = [digest_of(QUESTION, Message("assistant", (it,))) for it in (made, returned)]
+    assert (digests[0] == digests[1]) == is_same
