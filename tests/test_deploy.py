@@ -21,8 +21,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import redis
 import yaml
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
+from hubsite.private_redis import find_server
 from tests.asking import CHAT, WAIT_S, answer_of, ask
 from tests.balancers import DEPLOY, find_caddy, find_nginx, nginx_site
 from tests.hub import ROOT, clean_env, free_port, running_hub
@@ -90,6 +94,28 @@ def test_services_are_watched_and_shut_to_others(service: dict[str, Any]) -> Non
         env = service["environment"]
         needed_s = float(env.get("HUB_DRAIN_S", 0)) + float(env["HUB_SHUTDOWN_GRACE_S"])
         assert float(service["stop_grace_period"].removesuffix("s")) > needed_s
+
+
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_redis_wants_its_password_and_shows_it_to_nobody(name: str, tmp_path: Path) -> None:
+    """What its container runs, with the private server's program in the place of the image's."""
+    (tmp_path / "valkey-server").symlink_to(find_server())
+    port = free_port()
+    *shell, script = compose(name)["services"]["redis"]["command"]
+    script = script.replace("$$", "$").replace("valkey-server -", f"valkey-server - --port {port} --bind 127.0.0.1")
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "REDISCLI_AUTH": "wanted"}
+    with subprocess.Popen([*shell, script], env=env, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        try:
+            retry = Retry(ConstantBackoff(0.1), 50)
+            known = redis.Redis(port=port, password="wanted", retry=retry, decode_responses=True)
+            assert known.ping()
+            assert known.config_get("appendonly") == {"appendonly": "yes"}
+            with pytest.raises(redis.AuthenticationError):
+                redis.Redis(port=port).ping()
+            assert "wanted" not in " ".join(psutil.Process(server.pid).cmdline())
+        finally:
+            server.terminate()
+    assert server.returncode == 0
 
 
 def test_balancers_network_is_the_one_that_is_trusted() -> None:

@@ -254,7 +254,7 @@ def test_it_speaks_the_formats_prometheus_asks_for(hub: HubProcess, served: http
 
 
 def test_page_of_twenty_providers_and_a_hundred_workers_is_made_at_once(tmp_path: Path) -> None:
-    """Issue F: under 50 ms."""
+    """Prometheus asks every few seconds, and what it costs no turn can use."""
     ran = HubProcess(tmp_path).run_program(sys.executable, "-c", BIG_PAGE)
     assert ran.returncode == 0, ran.stderr
     seconds, lines, workers = ran.stdout.split()

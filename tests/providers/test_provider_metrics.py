@@ -215,7 +215,7 @@ async def test_workers_of_a_provider_that_was_exchanged_count_beside_the_new_one
 
 
 async def test_a_scrape_of_twenty_providers_and_a_hundred_workers_is_cheap(tmp_path: Path) -> None:
-    """Issue F: under 50 ms. Processor time, the best of some: it is the code that is judged, not the machine."""
+    """Processor time, the best of some: it is the code that is judged, not the machine."""
     engine = staffed(tmp_path, [f"p{number}" for number in range(20)], workers=5)
 
     class Gauges:
