@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import get_args
 
 import orjson
 from django.db import DataError, IntegrityError, connection, transaction
@@ -23,13 +24,14 @@ from chat.blocks import dump_blocks, load_blocks
 from chat.conversation import Conversation, Figures, Head, Outcome, StoredMessage
 from chat.models import ApiKey, Message, Session, TurnRecord
 from chat.rows import insert
-from providers.events import Role
+from providers.events import FinishReason, Role
 
 logger = logging.getLogger(__name__)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_COUNT = 2**31 - 1
 ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "tool": "tool"}
+REASONS: dict[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
 MAX_COST_USD = 999_999
 MAX_DECISION_CHARS = 20_000
 # A deleted session's mark stays longer than any turn that was under way when it was deleted.
@@ -129,6 +131,7 @@ class _NewMessage:
     provider: str
     model: str
     is_partial: bool
+    reason: str
     created_at: datetime
     replaced_at: datetime | None = None
 
@@ -340,6 +343,7 @@ def _messages(head: Head, outcome: Outcome) -> Iterable[_NewMessage]:
             provider=_text(message.provider, 50),
             model=_text(message.model, 200),
             is_partial=message.is_partial,
+            reason=message.reason,
             created_at=_time(message.at_ms),
         )
 
@@ -362,6 +366,7 @@ def _stored(message: Message, tokens: tuple[int, int] | None) -> StoredMessage:
         provider=message.provider,
         model=message.model,
         is_partial=message.is_partial,
+        reason=REASONS.get(message.reason, "stop"),
         tokens=tokens if _is_answer(message) else None,
     )
 

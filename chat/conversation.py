@@ -11,7 +11,7 @@ import orjson
 
 from chat.blocks import dump_blocks, load_blocks
 from chat.ids import new_id
-from providers.events import Block, Message, Role
+from providers.events import Block, FinishReason, Message, Role
 
 TITLE_CHARS = 80
 
@@ -24,7 +24,7 @@ def now_ms() -> int:
 class StoredMessage:
     """One message of a conversation. A partial one belongs to a turn that was cancelled: shown, never replayed.
 
-    `tokens` are those of the turn an answer belongs to: of its prompt, and of the answer.
+    `tokens` are those of the turn an answer belongs to: of its prompt, and of the answer. `reason` is why it ended.
     """
 
     role: Role
@@ -35,6 +35,7 @@ class StoredMessage:
     model: str = ""
     is_partial: bool = False
     tokens: tuple[int, int] | None = None
+    reason: FinishReason = "stop"
 
     def as_message(self) -> Message:
         return Message(self.role, self.blocks)
@@ -126,6 +127,8 @@ def dump_message(message: StoredMessage) -> bytes:
         body["x"] = True
     if message.tokens:
         body["n"] = message.tokens
+    if message.reason != "stop":
+        body["f"] = message.reason
     return orjson.dumps(body)
 
 
@@ -140,6 +143,7 @@ def load_message(raw: bytes | str) -> StoredMessage:
         model=body.get("m", ""),
         is_partial=body.get("x", False),
         tokens=tuple(body["n"]) if "n" in body else None,
+        reason=body.get("f", "stop"),
     )
 
 

@@ -107,6 +107,7 @@ class Message(models.Model):
     provider = models.CharField(max_length=50, blank=True, default="")
     model = models.CharField(max_length=200, blank=True, default="")
     is_partial = models.BooleanField(default=False)
+    reason = models.CharField(max_length=20, db_default="stop", help_text="Why the answer ended.")
     created_at = models.DateTimeField()
     replaced_at = models.DateTimeField(null=True, blank=True)
 

@@ -231,6 +231,7 @@ class RunningTurn:
             model=self.model,
             is_partial=is_partial,
             tokens=tokens,
+            reason=self.finished.reason if self.finished else "stop",
         )
         return (*asked, answer)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from chat.numbers import Whole
 from chat.other_shapes import in_chat_shape
 from chat.tool_schemas import MAX_TOOLS, Effort, ResponseFormat, ToolCallBody, ToolChoice, ToolDefinition
+from providers.events import FinishReason
 
 # Far beyond any real conversation; validating this many takes about 0.1 s, in which nobody else is served.
 MAX_PARTS = 10_000
@@ -223,7 +224,8 @@ class SessionFile(BaseModel):
 
 
 class SessionMessage(BaseModel):
-    """One message. `incomplete`: its turn was cancelled in mid-answer; it is shown, but no model sees it again."""
+    """One message. `incomplete`: its turn was cancelled in mid-answer; it is shown, but no model sees it again.
+    `finish_reason` tells why an answer of a provider ended."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
@@ -234,6 +236,7 @@ class SessionMessage(BaseModel):
     provider: str | None = None
     model: str | None = None
     usage: SessionUsage | None = None
+    finish_reason: FinishReason | None = None
     status: Literal["complete", "incomplete"] = "complete"
 
 

@@ -47,6 +47,7 @@ def _message(message: StoredMessage) -> SessionMessage:
         provider=message.provider or None,
         model=message.model or None,
         usage=usage,
+        finish_reason=message.reason if message.provider and not message.is_partial else None,
         status="incomplete" if message.is_partial else "complete",
     )
 

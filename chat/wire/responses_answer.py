@@ -118,11 +118,15 @@ def kept_response(response_id: ResponseId, answer: StoredMessage, *, system: str
                 _drain(output, TextDelta(block))
             case ToolCall():
                 _drain(output, block)
-    _drain(output, TurnFinished("length" if answer.is_partial else "stop", None))
-    status: Status = "cancelled" if answer.is_partial else "completed"
-    base = envelope(response_id, status=status, model=answer.model, provider=answer.provider)
-    usage = usage_body(Usage(*answer.tokens)) if answer.tokens else None
-    return {**base, "output": output.items, "usage": usage, "instructions": system or None}
+    finished = TurnFinished("length" if answer.is_partial else answer.reason, _usage_of(answer))
+    _drain(output, finished)
+    base = envelope(response_id, status="cancelled", model=answer.model, provider=answer.provider)
+    body = {**completed(base, output, finished), "instructions": system or None}
+    return {**body, "status": "cancelled", "incomplete_details": None} if answer.is_partial else body
+
+
+def _usage_of(answer: StoredMessage) -> Usage | None:
+    return Usage(*answer.tokens) if answer.tokens else None
 
 
 def _drain(output: Output, event: Event) -> None:

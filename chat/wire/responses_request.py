@@ -240,7 +240,7 @@ def _system_text(item: InputItem, where: str) -> str:
     if not isinstance(item.content, list):
         return item.content or ""
     for position, part in enumerate(item.content):
-        if part.type != "input_text":
+        if part.type not in ("input_text", "text"):
             raise Unsupported("instructions are texts alone", param=f"{where}.content[{position}]")
     return "\n\n".join(_required(part.text, "text", part.type, where) for part in item.content)
 

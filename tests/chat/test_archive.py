@@ -211,7 +211,10 @@ def said(role: Role, text: str, turn_id: str, *, is_partial: bool = False) -> St
     is_answer = role == "assistant"
     names = ("echo", "echo-1") if is_answer else ("", "")
     return StoredMessage(
-        role, (text,), turn_id, now_ms(), *names, is_partial=is_partial, tokens=(7, 5) if is_answer else None
+        *(role, (text,), turn_id, now_ms(), *names),
+        is_partial=is_partial,
+        tokens=(7, 5) if is_answer else None,
+        reason="length" if is_answer else "stop",
     )
 
 

@@ -16,7 +16,7 @@ from chat.wire.media import MediaLimits
 from chat.wire.responses_answer import kept_response
 from chat.wire.responses_items import input_items
 from chat.wire.responses_request import has_answers, ignored_parameters, session_id_of, to_turn
-from providers.events import ANY_OBJECT, Media, Message, Sampling, ToolCall, ToolResult, Turn
+from providers.events import ANY_OBJECT, FinishReason, Media, Message, Sampling, ToolCall, ToolResult, Turn
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PDF = "JVBERi0xLjQKJSVFT0YK"
@@ -187,6 +187,16 @@ def test_cut_answer_is_kept_as_cancelled_and_never_looks_whole() -> None:
     answer = StoredMessage("assistant", ("Let me",), named.turn_id, 0, is_partial=True)
     kept = kept_response(named, answer, system="")
     assert (kept["status"], kept["output"][0]["status"]) == ("cancelled", "incomplete")
+
+
+@pytest.mark.parametrize(("reason", "told"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
+def test_answer_that_was_ended_early_is_kept_as_incomplete(reason: FinishReason, told: str) -> None:
+    named = ResponseId(new_id(), "sess_1")
+    answer = StoredMessage("assistant", ("Let me",), named.turn_id, 0, "claude", "sonnet", tokens=(3, 4), reason=reason)
+    kept = kept_response(named, answer, system="")
+    assert (kept["status"], kept["incomplete_details"]) == ("incomplete", {"reason": told})
+    assert kept["output"][0]["status"] == "incomplete"
+    assert kept["usage"]["total_tokens"] == 7
 
 
 def test_kept_questions_are_items_that_can_be_sent_again() -> None:

@@ -81,6 +81,9 @@ def test_answer_cut_by_the_token_limit_is_incomplete(sdk: OpenAI) -> None:
     assert (response.output_text, response.status) == ("abc", "incomplete")
     assert response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
+    kept = sdk.responses.retrieve(response.id)
+    assert (kept.status, kept.output_text) == ("incomplete", "abc")
+    assert kept.incomplete_details == response.incomplete_details
     *_, last = sdk.responses.create(model="echo", input="abcdefgh", max_output_tokens=3, stream=True)
     assert last.type == "response.incomplete"
     assert last.response.output_text == "abc"

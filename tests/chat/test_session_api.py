@@ -81,12 +81,14 @@ def test_session_is_shown_with_all_that_is_known_of_it(alice: httpx.Client) -> N
         "provider": None,
         "model": None,
         "usage": None,
+        "finish_reason": None,
         "status": "complete",
         **NO_TOOLS,
     }
     assert all(began_at <= moment(it.pop("created_at")) <= times["updated_at"] for it in said)
-    question = {"role": "user", "provider": None, "model": None, "usage": None, "status": "complete", **NO_TOOLS}
-    answer = {"role": "assistant", "provider": "echo", "model": "echo", "status": "complete", **NO_TOOLS}
+    ended = {"status": "complete", **NO_TOOLS}
+    question = {"role": "user", "provider": None, "model": None, "usage": None, "finish_reason": None, **ended}
+    answer = {"role": "assistant", "provider": "echo", "model": "echo", "finish_reason": "stop", **ended}
     assert said == [
         {**question, "content": "Hello\n there"},
         {**answer, "content": "Hello\n there", "usage": {"prompt_tokens": 12, "completion_tokens": 8}},
