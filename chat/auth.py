@@ -43,9 +43,13 @@ def key_from_headers(get: Callable[[str], str], *, query: str = "") -> str:
 
 
 class FailedAttempts:
-    """Wrong keys of the last minute by client address. Bounded: the address that failed longest ago is dropped."""
+    """Failures of the last minute by client address. Bounded: the address that failed longest ago is dropped.
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `what` failed stands in the refusal.
+    """
+
+    def __init__(self, what: str = "wrong API keys", *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
         self._clock = clock
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
@@ -57,7 +61,7 @@ class FailedAttempts:
             return
         wait_s = times[-limit] + WINDOW_S - self._clock()
         if wait_s > 0:
-            message = f"{limit} wrong API keys came from this address within {WINDOW_S:g} s; wait {math.ceil(wait_s)} s"
+            message = f"{limit} {self._what} came from this address within {WINDOW_S:g} s; wait {math.ceil(wait_s)} s"
             raise TooManyFailures(message, retry_after_s=wait_s)
 
     def note(self, address: str) -> None:
@@ -71,6 +75,14 @@ class FailedAttempts:
             times.popleft()
         self._times.move_to_end(place)
         self._forget()
+
+    def forgive(self, address: str) -> None:
+        """Take the last failure back."""
+        place = neighbourhood(address)
+        if times := self._times.get(place):
+            times.pop()
+            if not times:
+                del self._times[place]
 
     def _forget(self) -> None:
         long_ago = self._clock() - WINDOW_S

@@ -5,11 +5,12 @@ They are made once, with the tables; what an administrator makes of them afterwa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps as every_app
 from django.apps.registry import Apps
-from django.contrib.auth.models import Group, Permission
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group, Permission, User
 from django.db.models import Q, QuerySet
 
 ROOMS = ("chat", "providers")
@@ -19,6 +20,14 @@ OPERATORS_MAY = (
     *("add_apikey", "change_apikey", "add_price", "change_price", "delete_price", "stop_turn"),
     *("add_providerrow", "change_providerrow", "add_routerule", "change_routerule", "delete_routerule"),
 )
+
+# What a key with the scope `admin` may do: whoever may not do it may not hand himself such a key.
+RESERVED = "providers.delete_providerrow"
+
+
+def may_give(user: AbstractBaseUser | AnonymousUser, scopes: Iterable[str]) -> bool:
+    """Whether the user may come by the secret of a key with these scopes."""
+    return "admin" not in scopes or (isinstance(user, User) and user.has_perm(RESERVED))
 
 
 def ensure_roles(*, apps: Apps = every_app, **_: Any) -> None:

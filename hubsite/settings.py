@@ -194,6 +194,10 @@ UNFOLD = {
     },
 }
 
+# Where a login leads that does not say where it came from, or says a place elsewhere.
+LOGIN_REDIRECT_URL = "admin:index"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "hubsite.debug_page.QuietFilter"
+
 HUB_LOG_LEVEL = env.choice("HUB_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 HUB_LOG_FORMAT = env.choice("HUB_LOG_FORMAT", "text", ("text", "json"))
 HUB_ACCESS_LOG = env.flag("HUB_ACCESS_LOG", default=True)

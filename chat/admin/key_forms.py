@@ -124,6 +124,8 @@ class KeyForm(KeyModelForm):
         "A request may say otherwise; without a provider's name others may always answer.",
     )
 
+    may_give_admin = False  # by whoever fills it in
+
     class Meta:
         model = ApiKey
         fields = (
@@ -138,7 +140,7 @@ class KeyForm(KeyModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._offer("scopes", SCOPES, SCOPE_LABELS)
+        self._offer("scopes", [it for it in SCOPES if it != "admin" or self.may_give_admin], SCOPE_LABELS)
         self._offer("allowed_providers", provider_names(), {})
         if "session_ttl_s" in self.fields:
             per_minute = settings.HUB_KEY_REQUESTS_PER_MINUTE or "no limit"

@@ -17,6 +17,7 @@ from chat.admin.key_forms import KeyForm, as_list
 from chat.admin.key_usage import KeyList, last_use_of, look_up_usage, usage_of, with_last_use
 from chat.keys import CannotRotate, KeyTerms, create_key, digest_of, revoke_key, rotate_key
 from chat.models import ApiKey, TurnRecord
+from chat.roles import may_give
 
 REVOKE_NOTES = (
     "They are refused within a second, and for good: a revoked key can't be given back.",
@@ -96,6 +97,11 @@ class ApiKeyAdmin(ListAdmin[ApiKey]):
         # Under another owner the key would see that one's conversations, and lose its own.
         return (*self.readonly_fields, "owner") if obj else ()
 
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> type[KeyForm]:
+        form = cast(type[KeyForm], super().get_form(request, *args, **kwargs))
+        form.may_give_admin = may_give(request.user, ["admin"])
+        return form
+
     @admin.display(description="key", ordering="prefix")
     def shown_prefix(self, key: ApiKey) -> str:
         return f"{key.prefix}…"
@@ -171,13 +177,19 @@ class ApiKeyAdmin(ListAdmin[ApiKey]):
 
     @admin.action(description="Rotate: give a new secret", permissions=["change"])
     def rotate(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
-        keys = self._active(request, queryset)
+        keys = [it for it in self._active(request, queryset) if self._may_rotate(request, it)]
         if not keys:
             return None
         if not is_confirmed(request):
             return self.ask(request, "rotate", keys, title="Rotate these keys?", notes=ROTATE_NOTES)
         made = [(key, secret) for key in keys if (secret := self._rotated(request, key))]
         return self._show_once(request, made, title="The new secret") if made else None
+
+    def _may_rotate(self, request: HttpRequest, key: ApiKey) -> bool:
+        if may_give(request.user, as_list(key.scopes)):
+            return True
+        self.message_user(request, f"{key} has the scope admin, which is not yours to give.", messages.ERROR)
+        return False
 
     def _rotated(self, request: HttpRequest, key: ApiKey) -> str | None:
         try:

@@ -108,7 +108,8 @@ def _provider(engine: Engine, provider: Provider) -> ProviderNow:
         cooldown_until=round(engine.board.clock() + cooldown_s) if cooldown_s else None,
         windows=tuple(WindowNow(it.name, it.status, it.used, _rounded(it.resets_at)) for it in provider.windows),
         pool=_pool(provider.pool) if provider.pool else None,
-        workers=tuple(_worker(provider.pool, it) for it in provider.pool.roster) if provider.pool else (),
+        # Those of before a restart, which still end their turns, too.
+        workers=tuple(_worker(pool, it) for pool in engine.pools if pool.name == provider.name for it in pool.roster),
     )
 
 

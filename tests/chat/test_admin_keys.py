@@ -256,6 +256,34 @@ def test_who_may_change_keys_may_rotate_and_revoke_but_not_add() -> None:
     assert client.post(ADD, LEAST).status_code == 403
 
 
+OPERATOR = ("view_apikey", "add_apikey", "change_apikey", "delete_routerule")
+
+
+def test_who_may_not_do_what_the_scope_admin_opens_gets_no_key_with_it() -> None:
+    """Neither a new one, nor by a change, nor the secret of one there is."""
+    client = guest(*OPERATOR)
+    assert 'value="admin"' not in text_of(client.get(ADD))
+    assert "Select a valid choice" in words_of(client.post(ADD, {**LEAST, "scopes": ["chat", "admin"]}))
+    plain, key = made(scopes=["chat"]), made(name="hub", scopes=["chat", "admin"])
+    client.post(page_of(plain), {**LEAST, "scopes": ["chat", "admin"]})
+    assert ApiKey.objects.get(pk=plain.pk).scopes == ["chat"]
+    assert "not yours to give" in said(act(client, "rotate", key))
+    assert ApiKey.objects.get(pk=key.pk).digest == key.digest
+    assert secret_in(act(client, "rotate", plain))
+
+
+def test_changing_a_key_with_the_scope_admin_leaves_it_that() -> None:
+    key = made(scopes=["chat", "admin"])
+    guest(*OPERATOR).post(page_of(key), {**LEAST, "name": "other", "scopes": ["chat", "admin"]})
+    kept = ApiKey.objects.get()
+    assert (kept.name, kept.scopes) == ("other", ["chat", "admin"])
+
+
+def test_who_may_remove_providers_may_give_the_scope_admin() -> None:
+    client = guest("view_apikey", "add_apikey", "delete_providerrow")
+    assert secret_in(client.post(ADD, {**LEAST, "scopes": ["chat", "admin"]}))
+
+
 def test_stranger_is_sent_to_log_in() -> None:
     for url in (LIST, ADD, page_of(made())):
         assert "/login/" in Client().get(url)["Location"]

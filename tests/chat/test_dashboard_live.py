@@ -166,5 +166,15 @@ def test_restarted_provider_has_other_workers(admin: httpx.Client) -> None:
     eventually(lambda: len(pids(admin)) >= 2 and not before & pids(admin))
 
 
+def test_worker_of_before_a_restart_is_shown_until_its_turn_is_over(admin: httpx.Client, caller: httpx.Client) -> None:
+    with begun_stream(caller, ask("x [[chunks=150 delay=0.02]]")) as lines:
+        (busy,) = (it["pid"] for it in echo_now(admin)["workers"] if it["state"] == "busy")
+        act(admin, "restart", provider="echo")
+        eventually(lambda: len(pids(admin) - {busy}) >= 2)
+        assert busy in pids(admin)
+        assert data_lines("\n".join(lines))[-1] == "[DONE]"
+    eventually(lambda: busy not in pids(admin))
+
+
 def test_clearing_a_cooldown_is_written_down(admin: httpx.Client) -> None:
     assert "next turn" in act(admin, "clear_cooldown", provider="echo")
