@@ -23,8 +23,10 @@ import orjson
 from django.apps import apps
 from django.conf import settings
 from django.core import serializers
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection, models, transaction
 from django.db.migrations.recorder import MigrationRecorder
+from pydantic import TypeAdapter
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -64,6 +66,16 @@ class Manifest:
     parts: list[Part]
     has_secret: bool
     format: int = FORMAT
+
+
+MANIFESTS: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+class Exact(DjangoJSONEncoder):
+    """Times to the microsecond: Django's own ends at milliseconds."""
+
+    def default(self, o: Any) -> Any:
+        return o.isoformat() if isinstance(o, datetime) else super().default(o)
 
 
 def table_models() -> list[type[models.Model]]:
@@ -118,12 +130,18 @@ def _write(draft: Path, work: Path, *, with_secret: bool) -> Manifest:
     (work / MANIFEST).write_bytes(orjson.dumps(asdict(manifest), option=orjson.OPT_INDENT_2))
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-        archive.add(work / MANIFEST, MANIFEST)
+        archive.add(work / MANIFEST, MANIFEST, filter=_private)
         for part in parts:
-            archive.add(work / part.model, part.file)
+            archive.add(work / part.model, part.file, filter=_private)
         if with_secret:
-            archive.add(_secret_file(work), SECRET)
+            archive.add(_secret_file(work), SECRET, filter=_private)
     return manifest
+
+
+def _private(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Unpacked by hand it is still its owner's alone."""
+    member.mode = 0o600
+    return member
 
 
 @contextlib.contextmanager
@@ -146,10 +164,11 @@ def one_moment() -> Iterator[None]:
 
 def _write_table(model: type[models.Model], work: Path) -> Part:
     label, rows, digest = model._meta.label_lower, 0, hashlib.sha256()
-    everything = model._base_manager.order_by("pk").iterator(chunk_size=READ_ROWS)
-    with (work / label).open("wb") as file:
+    everything: Any = model._base_manager.order_by("pk").iterator(chunk_size=READ_ROWS)
+    # Closed before the transaction, also where the disk is full.
+    with contextlib.closing(everything), (work / label).open("wb") as file:
         for row in everything:
-            line = serializers.serialize("jsonl", [row], use_natural_foreign_keys=True).encode()
+            line = serializers.serialize("jsonl", [row], use_natural_foreign_keys=True, cls=Exact).encode()
             digest.update(line)
             file.write(line)
             rows += 1
@@ -169,7 +188,7 @@ def read_manifest(path: Path) -> Manifest:
             given = orjson.loads(_member(archive, MANIFEST).read())
         if given["format"] != FORMAT:
             raise BackupFailed(f"{path} has format {given['format']}; this hub reads {FORMAT}")
-        return Manifest(**{**given, "parts": [Part(**part) for part in given["parts"]]})
+        return MANIFESTS.validate_python(given)
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise BackupFailed(f"{path} is no backup of this hub, or is damaged: {error}") from error
 
@@ -179,6 +198,8 @@ def checked_parts(path: Path, manifest: Manifest) -> Iterator[dict[str, IO[bytes
     """Every table's lines by its model, once all are found to be what was written. Raises BackupFailed."""
     try:
         with tarfile.open(path, "r:gz") as archive:
+            if manifest.has_secret:
+                _member(archive, SECRET)
             for part in manifest.parts:
                 digest = hashlib.file_digest(cast(Any, _member(archive, part.file)), "sha256").hexdigest()
                 if digest != part.sha256:
@@ -190,8 +211,11 @@ def checked_parts(path: Path, manifest: Manifest) -> Iterator[dict[str, IO[bytes
 
 def read_secret(path: Path) -> str:
     """Raises BackupFailed."""
-    with tarfile.open(path, "r:gz") as archive:
-        return _member(archive, SECRET).read().decode()
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            return _member(archive, SECRET).read().decode()
+    except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
+        raise BackupFailed(f"{path} is damaged: {error}") from error
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:

@@ -101,6 +101,10 @@ class HubProcess:
             timeout=timeout_s,
         )
 
+    def begin_program(self, *argv: str) -> subprocess.Popen[bytes]:
+        """Likewise, and do not wait for its end."""
+        return subprocess.Popen(argv, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL)
+
     def start(self, *, bind: str = "") -> None:
         self.home.mkdir(exist_ok=True, parents=True)
         with self.log.open("ab") as log:

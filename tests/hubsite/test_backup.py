@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import stat
 import sys
 import tarfile
@@ -162,6 +164,91 @@ def rewrite(origin: Path, target: Path, name: str, change: Callable[[str], str])
         assert changed.read_text() != text
         for member in old.getnames():
             new.add(folder / member, member)
+
+
+def lines_of(archive: Path) -> dict[str, bytes]:
+    """Every table's lines."""
+    with tarfile.open(archive) as opened:
+        names = [it for it in opened.getnames() if it.startswith("tables/")]
+        return {name: file.read() for name in names if (file := opened.extractfile(name)) is not None}
+
+
+def rows_of(archive: Path) -> dict[str, list[object]]:
+    """Likewise, whatever the order of what stands within: PostgreSQL keeps none."""
+    return {name: [*map(json.loads, lines.splitlines())] for name, lines in lines_of(archive).items()}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_backup_of_what_was_restored_is_the_same(
+    archive: Path, tmp_path: Path, postgres: PostgresServer, database: str
+) -> None:
+    """Times of changes and fractions of milliseconds included."""
+    if database == "postgres":
+        postgres.execute("CREATE DATABASE again", database="postgres")
+    env = ECHO | ({"DATABASE_URL": postgres.url_of("again")} if database == "postgres" else {})
+    hub = HubProcess(tmp_path / "hub", env=env)
+    assert hub.run("restore", str(archive)).returncode == 0
+    assert hub.run("backup", str(tmp_path / "again")).returncode == 0
+    assert rows_of(tmp_path / "again") == rows_of(archive)
+    assert re.search(rb"\.\d{6}", lines_of(archive)["tables/providers.routerule.jsonl"])
+
+
+MANIFEST = "manifest.json"
+GROUPS, KEYS = "tables/auth.group.jsonl", "tables/chat.apikey.jsonl"
+
+
+def without_parts(text: str) -> str:
+    return json.dumps({**json.loads(text), "parts": []})
+
+
+def fewer_rows(text: str) -> str:
+    given = json.loads(text)
+    return json.dumps({**given, "parts": [{**it, "rows": it["rows"] + 1} for it in given["parts"]]})
+
+
+SPOILT: list[tuple[str, Callable[[str], str], str]] = [
+    (MANIFEST, without_parts, "lacks admin.logentry, auth.group"),
+    (MANIFEST, fewer_rows, "rows of"),
+    (MANIFEST, lambda text: json.dumps({**json.loads(text), "migrations": 5}), "no backup of this hub"),
+    (MANIFEST, lambda text: json.dumps({**json.loads(text), "has_secret": True}), "lacks secret.key"),
+    (GROUPS, lambda text: text.replace('"auditors"', '"auditors'), "JSON"),
+    (GROUPS, lambda text: text.replace("auth.group", "auth.permission"), "Permission"),
+    (GROUPS, lambda text: text.replace('"pk": 1', f'"pk": {10**30}'), "nothing was changed: "),
+    (KEYS, lambda text: text.replace('"scopes"', '"nonsense"'), "nonsense"),
+]
+
+
+def test_what_is_no_whole_backup_changes_nothing(archive: Path, tmp_path: Path) -> None:
+    hub = HubProcess(tmp_path / "hub", env=ECHO)
+    assert hub.run("restore", str(archive)).returncode == 0
+    for number, (name, change, said) in enumerate(SPOILT):
+        refused = hub.run("restore", "--force", str(spoilt(archive, tmp_path / str(number), name, change)))
+        assert (refused.returncode, "Traceback" in refused.stderr) == (1, False), refused.stderr
+        assert said in refused.stderr
+    assert hub.run("backup", str(tmp_path / "after")).returncode == 0
+    assert lines_of(tmp_path / "after") == lines_of(archive)
+
+
+def spoilt(archive: Path, folder: Path, name: str, change: Callable[[str], str]) -> Path:
+    """An archive that was made up rather than damaged: its digests are right."""
+    folder.mkdir()
+    rewrite(archive, folder / "changed", name, change)
+    if name == MANIFEST:
+        return folder / "changed"
+    was, now = (hashlib.sha256(lines_of(it)[name]).hexdigest() for it in (archive, folder / "changed"))
+    rewrite(folder / "changed", folder / "signed", MANIFEST, lambda text: text.replace(was, now))
+    return folder / "signed"
+
+
+def test_backup_that_is_stopped_leaves_nothing(origin: HubProcess, tmp_path: Path) -> None:
+    wait = "import hubsite.backup as it, time; it._write_table = lambda *_: time.sleep(60); "
+    code = f"from hubsite.asgi import settings; {wait}from django.core.management import call_command as c; "
+    path = tmp_path / "hub.tar.gz"
+    with origin.begin_program(sys.executable, "-c", f"{code}c('backup', {str(path)!r})") as process:
+        eventually(lambda: any(tmp_path.glob(".backup-*")))
+        process.terminate()
+        assert process.wait(20) == 128 + 15
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_secret_key_comes_along_only_when_asked_for(origin: HubProcess, tmp_path: Path) -> None:

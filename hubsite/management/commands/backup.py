@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, file: Path, with_secret_key: bool, **options: Any) -> None:
+        # A timer that stops it must not leave conversations in a half-made file.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             manifest = write_backup(file, with_secret=with_secret_key)
         except (BackupFailed, DatabaseError, OSError) as error:

@@ -47,16 +47,17 @@ class Command(BaseCommand):
         self.stdout.write(f"{file} is whole: {rows} rows, made at {manifest.made_at} by version {manifest.version}")
 
     def _restore(self, file: Path, *, force: bool) -> None:
-        read_manifest(file)  # before anything is made for nothing
+        manifest = read_manifest(file)
+        secret = read_secret(file) if manifest.has_secret else ""  # before anything is changed
         lock = DataFolderLock(settings.HUB_DATA_DIR)
         lock.take()
         try:
             with one_at_a_time(settings.HUB_DATA_DIR), _redis() as redis:
                 prepare_data_folder(settings.HUB_DATA_DIR)
-                manifest = restore_backup(file, force=force)
+                restore_backup(file, force=force)
                 _forget_conversations(redis)
-            if manifest.has_secret:
-                write_secret(settings.HUB_DATA_DIR / "secret.key", read_secret(file))
+            if secret:
+                write_secret(settings.HUB_DATA_DIR / "secret.key", secret)
         finally:
             lock.release()
         rows = sum(part.rows for part in manifest.parts)
