@@ -23,6 +23,8 @@ TURN_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1_800)
 MODEL = ["provider", "model"]
 
 TURNS = Counter("hub_turns", "Turns that are over, by how they ended.", [*MODEL, "outcome", "door"])
+STOPPED = ("cancelled", "turn_stopped")  # of no fault of the provider's, and no answer either
+
 BY_FAULT = Counter("hub_turns_by_fault", "Turns that are over, by whose fault there was no answer.", ["fault"])
 FIRST_TOKEN = Histogram(
     "hub_turn_first_token_seconds", "From the question to the first word.", MODEL, buckets=FIRST_TOKEN_BUCKETS_S
@@ -48,13 +50,13 @@ def note_turn(figures: Figures, running: RunningTurn, costs: Sequence[float | No
     if figures.outcome == "ok":
         SECONDS.labels(provider, model).observe(figures.total_ms / 1_000)
     for attempt in running.attempts:
-        _note_attempt(attempt)
+        _note_attempt(attempt, figures.outcome)
     for spent, cost_usd in zip(running.spent, costs, strict=True):
         _note_spent(running.decision, spent, cost_usd)
 
 
-def _note_attempt(attempt: Attempt) -> None:
-    outcome = attempt.code or "ok"
+def _note_attempt(attempt: Attempt, ended: str) -> None:
+    outcome = attempt.code or (ended if ended in STOPPED else "ok")
     ATTEMPTS.labels(attempt.provider, outcome if outcome in faults_by_code() else OTHER).inc()
 
 

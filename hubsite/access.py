@@ -37,6 +37,8 @@ PROBES = frozenset(("health", "health/live", "health/ready", "metrics"))
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 REQUESTS = Counter("hub_http_requests", "HTTP requests that are over.", ["method", "route", "status"])
+# Without a label: it is there, as 0, before the first one, so that the first one is an increase.
+INTERNAL_ERRORS = Counter("hub_internal_errors", "HTTP requests that were answered with 500.")
 SECONDS = Histogram(
     "hub_http_request_seconds", "From a request to the end of its answer, a stream's too.", ["route"], buckets=BUCKETS_S
 )
@@ -60,6 +62,8 @@ def end(scope: Scope, began_at: float) -> None:
     counter, histogram = _meters(method, route, status)
     counter.inc()
     histogram.observe(seconds)
+    if status == 500:
+        INTERNAL_ERRORS.inc()
     level = logging.DEBUG if route in PROBES and status < 400 else logging.INFO
     if logger.isEnabledFor(level):
         told = {"event": "request", "method": method, "route": route, "status": status}

@@ -80,7 +80,9 @@ HUB_STREAM_UNWATCHED_S = env.number("HUB_STREAM_UNWATCHED_S", 120.0, least=1, mo
 DEBUG = env.flag("HUB_DEBUG", default=False)
 SECRET_KEY = env.secret("HUB_SECRET_KEY", HUB_DATA_DIR / "secret.key")
 HUB_PUBLIC = read_public_url(env)
-ALLOWED_HOSTS = [*env.words("HUB_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]"), *HUB_PUBLIC.hosts]
+# This machine's own names always: a balancer's health checks come by them, and no foreign page can have one.
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+ALLOWED_HOSTS = [*dict.fromkeys([*LOOPBACK_NAMES, *env.words("HUB_ALLOWED_HOSTS", ""), *HUB_PUBLIC.hosts])]
 CSRF_TRUSTED_ORIGINS = HUB_PUBLIC.origins
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HUB_PUBLIC.is_tls
 SECURE_SSL_HOST = HUB_PUBLIC.authority or None

@@ -97,6 +97,14 @@ def test_turn_is_counted_with_its_tokens_cost_and_times() -> None:
     assert counted("hub_attempts_total", provider="t-ok", outcome="ok") == 1
 
 
+@pytest.mark.parametrize("ended", ["cancelled", "turn_stopped"])
+def test_attempt_that_was_broken_off_did_not_succeed(ended: str) -> None:
+    made = turn(f"t-{ended}")
+    note_turn(made.outcome(ended, cost_usd=None).figures, made, [None])
+    assert counted("hub_attempts_total", provider=f"t-{ended}", outcome=ended) == 1
+    assert counted("hub_attempts_total", provider=f"t-{ended}", outcome="ok") == 0
+
+
 def test_each_provider_is_booked_for_what_it_was_used_for() -> None:
     """Fallback: the first one took the prompt and failed, the second answered."""
     made = turn("t-second")

@@ -92,7 +92,7 @@ print(*asyncio.run(measure()))
 OF_TARGETS = {"instance", "job"}
 OF_PROMETHEUS = {"up"}
 WORDS = {
-    *("sum", "max", "min", "count", "avg", "rate", "increase", "histogram_quantile"),
+    *("sum", "max", "min", "count", "avg", "rate", "increase", "histogram_quantile", "max_over_time"),
     *("by", "on", "unless", "and", "or"),
 }
 
@@ -220,6 +220,12 @@ def test_http_requests_are_told_by_route_and_status(served: httpx.Response) -> N
     assert value(served, requests, method="other", status="405") == 1
     assert value(served, requests, method="POST", route="mcp", status="200") >= 2
     assert value(served, requests, method="GET", route="v1/sessions/<session_id>", status="200") == 1
+
+
+def test_what_is_to_alarm_at_its_first_time_is_counted_from_nought(served: httpx.Response) -> None:
+    """To Prometheus a series that begins with 1 has not increased."""
+    assert served.text.count("\nhub_internal_errors_total 0.0\n") == 1
+    assert value(served, "hub_turns_by_fault_total", fault="hub") >= 0
 
 
 def test_redis_and_the_database_are_measured(served: httpx.Response) -> None:

@@ -100,6 +100,14 @@ def test_wrong_settings_keep_the_hub_from_starting_and_are_named_with_a_hint(tmp
     assert not (hub.data_dir / "hub.sqlite3").exists()
 
 
+def test_hub_answers_to_this_machines_names_whatever_else_it_is_called(tmp_path: Path) -> None:
+    """A balancer's health checks come by them."""
+    asked = HubProcess(tmp_path, env={"HUB_ALLOWED_HOSTS": "hub.internal,localhost"}).run_program(
+        sys.executable, "-c", "from hubsite.asgi import settings; print(*settings.ALLOWED_HOSTS)"
+    )
+    assert asked.stdout.split() == ["localhost", "127.0.0.1", "[::1]", "hub.internal"]
+
+
 def test_misspelt_setting_is_a_warning_and_no_hindrance(tmp_path: Path) -> None:
     ran = HubProcess(tmp_path, env={"HUB_QUEU": "5"}).run("check")
     assert ran.returncode == 0
