@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +73,14 @@ class _Call:
     script: Script
     args: tuple[Any, ...]
     answer: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Scripts that travel together. `is_over` once there are answers, or there is nobody left to answer."""
+
+    is_over: asyncio.Future[None]
+    calls: list[_Call] = field(default_factory=list)
 
 
 async def _load(redis: Redis, scripts: list[Script]) -> None:
@@ -137,7 +145,7 @@ class HotState:
         self._clean_ups = Tasks()
         self._redis: Redis | None = None
         self._healing = asyncio.Event()
-        self._calls: list[_Call] = []
+        self._batch: _Batch | None = None
 
     async def start(self) -> None:
         """Connect, or begin to try again and again. Never raises for a Redis that is not there."""
@@ -190,19 +198,30 @@ class HotState:
         of what an exchange costs.
         """
         self.redis  # noqa: B018 (raises while Redis is away)
-        call = _Call(script, (len(keys), *keys, *args), asyncio.get_running_loop().create_future())
-        if not self._calls:
-            asyncio.get_running_loop().call_soon(self._send_calls)
-        self._calls.append(call)
-        return await _undisturbed(call.answer)
+        loop = asyncio.get_running_loop()
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = _Batch(loop.create_future())
+            loop.call_soon(self._send_batch)
+        call = _Call(script, (len(keys), *keys, *args), loop.create_future())
+        batch.calls.append(call)
+        try:
+            return await call.answer
+        except asyncio.CancelledError:
+            # Whoever was cancelled has to know whether a lock was taken.
+            await asyncio.wait({batch.is_over})
+            raise
 
-    def _send_calls(self) -> None:
-        calls, self._calls = self._calls, []
-        task = self._tasks.start(self._exchange(calls), name="redis exchange")
+    def _send_batch(self) -> None:
+        batch, self._batch = self._batch, None
+        assert batch is not None
+        task = self._tasks.start(self._exchange(batch.calls), name="redis exchange")
         # Not in the exchange itself: cancelled before it began, it would leave its callers waiting.
-        task.add_done_callback(
-            lambda _: self._settle(calls, [StoreUnavailable("the hub is shutting down")] * len(calls))
-        )
+        task.add_done_callback(lambda _: self._end(batch))
+
+    def _end(self, batch: _Batch) -> None:
+        self._settle(batch.calls, [StoreUnavailable("the hub is shutting down")] * len(batch.calls))
+        batch.is_over.set_result(None)
 
     async def _exchange(self, calls: list[_Call]) -> None:
         answers: list[Any]
