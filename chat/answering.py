@@ -16,7 +16,7 @@ from chat.ask import Admitted, Answering, Note
 from chat.decisions import route_headers
 from chat.errors import BadRequest
 from chat.history import Mode
-from chat.requests import HubRequest, count, hub_request
+from chat.requests import HubRequest, count, header, hub_request
 from chat.runtime import chat
 from chat.shield import Mark, WholeAnswer
 from chat.wire.limit_headers import limit_headers
@@ -71,7 +71,7 @@ class EventStreamResponse(StreamingHttpResponse):
 
 def mode_of(request: HubRequest) -> Mode:
     """Raises BadRequest."""
-    mode = request.headers.get("X-Session-Mode", "").strip().lower() or "auto"
+    mode = header(request, "X-Session-Mode").strip().lower() or "auto"
     if mode not in ("auto", "append", "replace"):
         raise BadRequest("X-Session-Mode is append, replace or auto", param="X-Session-Mode")
     return mode  # type: ignore[return-value]
@@ -83,14 +83,14 @@ def media_limits() -> MediaLimits:
 
 def _mark(request: HubRequest) -> Mark | None:
     """The marks of a request that may come again; None for one that bears none."""
-    key = request.headers.get("Idempotency-Key", "").strip()
-    count = request.headers.get("X-Stainless-Retry-Count", "").strip()
+    key = header(request, "Idempotency-Key").strip()
+    count = header(request, "X-Stainless-Retry-Count").strip()
     if len(key) > MAX_IDEMPOTENCY_KEY:
         raise BadRequest(f"an Idempotency-Key has at most {MAX_IDEMPOTENCY_KEY} characters", param="Idempotency-Key")
     has_count = bool(RETRY_COUNT.fullmatch(count))
     if not key and not has_count:
         return None
-    session = "\0".join(request.headers.get(name, "") for name in ("X-Session-ID", "X-Session-Mode"))
+    session = "\0".join(header(request, name) for name in ("X-Session-ID", "X-Session-Mode"))
     digest = hashlib.sha256(f"{request.path}\0{session}\0".encode() + request.body).digest()
     return Mark(request.auth.key_id, digest, key, is_retry=has_count and int(count) > 0)
 
@@ -138,7 +138,7 @@ async def begin(
                 request.answer_headers |= route_headers(decision, attempts, answered=provider)
             case TurnStarted() if admitted is not None:
                 request.answer_headers |= {"X-Hub-Provider": event.provider, "X-Hub-Start": event.start}
-                has_key = is_streamed and "Idempotency-Key" in request.headers
+                has_key = is_streamed and "HTTP_IDEMPOTENCY_KEY" in request.META
                 note_ignored(request, name_ignored(unsupported) + ["Idempotency-Key"] * has_key)
                 return Begun(admitted, event)
     raise ProtocolBroken("the turn ended before it began")

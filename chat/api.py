@@ -14,7 +14,7 @@ from chat.answering import HEADERS, STREAMED, EventStreamResponse, answer_whole,
 from chat.ask import Ask
 from chat.auth import KEY_AUTH
 from chat.remote_media import fetch_file, is_remote
-from chat.requests import HubRequest, count, hub_request
+from chat.requests import HubRequest, count, header, hub_request
 from chat.schemas import ERRORS
 from chat.shield import WholeAnswer
 from chat.wire import openai_answer, openai_request
@@ -65,7 +65,7 @@ def to_ask(request: HubRequest, body: schemas.ChatCompletionRequest) -> Ask:
         turn=openai_request.to_turn(body, media_limits()),
         provider=body.provider or "",
         model=body.model or "",
-        session_id=request.headers.get("X-Session-ID", "").strip() or openai_request.session_id_of(body),
+        session_id=header(request, "X-Session-ID").strip() or openai_request.session_id_of(body),
         mode=mode_of(request),
         has_answers=any(message.role == "assistant" for message in body.messages),
         request_id=request.request_id,

@@ -7,7 +7,7 @@ import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -18,6 +18,7 @@ from chat.addresses import address_of, neighbourhood
 from chat.errors import KeyMissing, KeyRefused, TooManyFailures
 from chat.key_ring import KeyRing
 from chat.keys import Caller
+from chat.requests import header
 
 HOW = "send an API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 NOT_IN_THE_URL = "keys belong in headers: in the URL, which is logged everywhere, they are not read"
@@ -97,6 +98,10 @@ class Gate:
         self._keys = KeyRing(clock=clock)
         self._failures = FailedAttempts(clock=clock)
 
+    def recall(self, key: str) -> Caller | None:
+        """The caller of a key that was let in a moment ago, wherever it comes from; None for any other."""
+        return self._keys.recall(key)
+
     async def admit(self, key: str, *, address: str) -> Caller:
         """The key's caller. Raises KeyRefused, TooManyFailures, or DatabaseUnavailable.
 
@@ -121,8 +126,8 @@ def gate() -> Gate:
 async def caller_of(request: HttpRequest) -> Caller:
     """Who asks over HTTP. Raises KeyMissing and whatever Gate.admit does."""
     query = request.META.get("QUERY_STRING", "")
-    key = key_from_headers(lambda name: request.headers.get(name, ""), query=query)
-    caller = await gate().admit(key, address=address_of(getattr(request, "scope", {})))
+    key = key_from_headers(partial(header, request), query=query)
+    caller = gate().recall(key) or await gate().admit(key, address=address_of(getattr(request, "scope", {})))
     log_ids.add(key_id=caller.key_id)
     return caller
 

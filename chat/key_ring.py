@@ -113,6 +113,11 @@ class KeyRing:
             verdict = await self._ask(key[:SHOWN_CHARS], digest)
         return verdict.caller_at(self._now())
 
+    def recall(self, key: str) -> Caller | None:
+        """The caller of a key that was found good a moment ago; None where `find` has to look."""
+        verdict = self._good.get(digest_of(key), since=self._clock() - settings.HUB_KEY_CACHE_S)
+        return verdict.caller if verdict is not None and verdict.ends_at > self._now() else None
+
     def is_familiar(self, key: str) -> bool:
         """Whether this process has seen the key good within the last hour."""
         return self._good.get(digest_of(key), since=self._clock() - FAMILIAR_S) is not None

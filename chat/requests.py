@@ -23,6 +23,11 @@ def hub_request(request: HttpRequest) -> HubRequest:
     return cast(HubRequest, request)
 
 
+def header(request: HttpRequest, name: str) -> str:
+    """A header's value, empty if it is not there. Django would first make a mapping of all there are."""
+    return str(request.META.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
+
+
 async def count(request: HttpRequest, scope: str = "") -> None:
     """Admit a request that is no turn. Raises ScopeMissing, LimitReached."""
     asked = hub_request(request)

@@ -31,7 +31,7 @@ from chat.auth import KEY_AUTH
 from chat.errors import BadRequest, ChatError, StoreUnavailable
 from chat.live import LiveTurn
 from chat.remote_media import fetch_file, is_remote
-from chat.requests import HubRequest, count, hub_request
+from chat.requests import HubRequest, count, header, hub_request
 from chat.response_id import ResponseId
 from chat.responses import Found
 from chat.responses_schemas import ResponseRequest
@@ -112,7 +112,7 @@ def _to_ask(request: HubRequest, body: ResponseRequest) -> Ask:
         turn=to_turn(body, media_limits()),
         provider=body.provider or "",
         model=body.model or "",
-        session_id=request.headers.get("X-Session-ID", "").strip() or session_id_of(body),
+        session_id=header(request, "X-Session-ID").strip() or session_id_of(body),
         mode=mode_of(request),
         has_answers=has_answers(body),
         request_id=request.request_id,
@@ -154,7 +154,7 @@ def _output(begun: Begun, ask: Ask) -> Output:
 
 
 def _ignored(request: HubRequest, body: ResponseRequest, unsupported: tuple[str, ...]) -> list[str]:
-    is_named_twice = body.conversation is not None and bool(request.headers.get("X-Session-ID", "").strip())
+    is_named_twice = body.conversation is not None and bool(header(request, "X-Session-ID").strip())
     return ignored_parameters(body, unsupported) + ["conversation"] * is_named_twice
 
 

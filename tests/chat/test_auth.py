@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -188,6 +189,22 @@ async def test_familiar_key_that_is_revoked_is_refused_and_then_a_stranger(gate:
         await gate.admit(alice, address=MALLORY)
     with pytest.raises(TooManyFailures):
         await gate.admit(alice, address=MALLORY)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_key_is_recalled_only_while_it_is_known_to_be_good(clock: Clock) -> None:
+    """Whoever is recalled is not looked at any further (hub rule)."""
+    now = timezone.now()
+    ring = key_ring.KeyRing(clock=clock, now=lambda: now)
+    alice, carol = await new_key("alice"), await new_key("carol")
+    await ApiKey.objects.filter(owner="carol").aupdate(expires_at=now + timedelta(seconds=1))
+    assert ring.recall(alice) is None
+    for key in (alice, carol):
+        assert await ring.find(key) == ring.recall(key)
+    now += timedelta(seconds=1)
+    assert (ring.recall(carol), ring.recall(WRONG_KEYS[0])) == (None, None)
+    clock.time_s += 0.5
+    assert ring.recall(alice) is None
 
 
 @pytest.mark.django_db(transaction=True)
