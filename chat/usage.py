@@ -5,13 +5,15 @@ from __future__ import annotations
 import calendar
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 
 from django.db.models import Sum
 
 from chat.models import TurnRecord
 
 MICRO = 1_000_000
+MS = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,19 @@ class Today:
     @classmethod
     def now(cls, now: datetime | None = None) -> Today:
         now = now or datetime.now(UTC)
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        days = calendar.monthrange(now.year, now.month)[1]
-        ends = (midnight + timedelta(days=1), midnight.replace(day=1) + timedelta(days=days))
-        day = now.date().isoformat()
-        return cls(day, day[:7], *(math.ceil((end - now) / timedelta(milliseconds=1)) for end in ends))
+        name, day_ends, month_ends = _windows(now.date())
+        return cls(name, name[:7], math.ceil((day_ends - now) / MS), math.ceil((month_ends - now) / MS))
 
     def as_args(self) -> tuple[str, str, int, int]:
         return self.day, self.month, self.day_left_ms, self.month_left_ms
+
+
+@lru_cache(maxsize=2)
+def _windows(day: date) -> tuple[str, datetime, datetime]:
+    """A day's name, when it ends and when its month does. Asked twice a turn, it changes once a day."""
+    midnight = datetime.combine(day, time(), UTC)
+    days = calendar.monthrange(day.year, day.month)[1]
+    return day.isoformat(), midnight + timedelta(days=1), midnight.replace(day=1) + timedelta(days=days)
 
 
 def used_since(key_id: int, today: Today) -> tuple[int, int, int]:
