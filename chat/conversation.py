@@ -95,7 +95,10 @@ def new_conversation(owner: str, session_id: str, *, ttl_s: int) -> Conversation
 def title_of(messages: Iterable[Message]) -> str:
     """The first words the user said, on one line."""
     text = next((message.text for message in messages if message.role == "user"), "")
-    words = " ".join("".join(it if it.isprintable() else " " for it in text[: TITLE_CHARS * 4]).split())
+    beginning = text[: TITLE_CHARS * 4]
+    if not beginning.isprintable():
+        beginning = "".join(it if it.isprintable() else " " for it in beginning)
+    words = " ".join(beginning.split())
     return words if len(words) <= TITLE_CHARS else words[: TITLE_CHARS - 1] + "…"
 
 
