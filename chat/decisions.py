@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import orjson
 
@@ -18,8 +17,7 @@ def choice_of(decision: Decision, provider: str) -> Choice | None:
 
 def route_text(decision: Decision, *, answered: str = "") -> str:
     """The decision on a line, with the provider first that answered."""
-    chosen = choice_of(decision, answered)
-    return describe(replace(decision, choices=(chosen,)) if chosen else decision)
+    return describe(decision, answered if choice_of(decision, answered) else "")
 
 
 def route_headers(decision: Decision, attempts: Iterable[Attempt], *, answered: str = "") -> dict[str, str]:

@@ -88,7 +88,9 @@ class RunningTurn:
 
     def pair(self) -> None:
         """Have every call of the conversation answered. Raises BadRequest for a result that belongs to none."""
-        self.turn = replace(self.turn, messages=paired(self.turn.messages))
+        messages = paired(self.turn.messages)
+        if messages is not self.turn.messages:
+            self.turn = replace(self.turn, messages=messages)
 
     @property
     def began_ms(self) -> int:
@@ -192,11 +194,11 @@ class RunningTurn:
         A turn that came to its end leaves question and answer, one cancelled in mid-answer the same but marked, any
         other nothing.
         """
-        figures = self._figures(ended, cost_usd)
         is_partial = ended == "cancelled" and self.has_answer
         if self.held is None or not (ended == "ok" or is_partial):
-            return Outcome(figures)
+            return Outcome(self._figures(ended, cost_usd))
         assert self.before is not None and self.merge is not None
+        figures = self._figures(ended, cost_usd, session_uid=self.before.head.uid)
         # A question that was cancelled replaces nothing.
         keep = len(self.before.messages) if is_partial else self.before.cut(self.merge.keep)
         new = self.merge.new[-1:] if is_partial else self.merge.new
@@ -216,7 +218,7 @@ class RunningTurn:
             model=self.model,
             chars=sum(chars_of(message.blocks) for message in whole),
         )
-        return Outcome(replace(figures, session_uid=before.uid), head, keep, messages)
+        return Outcome(figures, head, keep, messages)
 
     def _stored(self, new: tuple[Message, ...], is_partial: bool) -> tuple[StoredMessage, ...]:
         now, usage = now_ms(), self._answered()
@@ -244,7 +246,7 @@ class RunningTurn:
             return ""
         return route_text(self.decision, answered=self.provider if self.started else "")
 
-    def _figures(self, ended: str, cost_usd: float | None) -> Figures:
+    def _figures(self, ended: str, cost_usd: float | None, *, session_uid: str = "") -> Figures:
         usage = self.usage or Usage(0, 0)
         return Figures(
             turn_id=self.turn_id,
@@ -253,6 +255,7 @@ class RunningTurn:
             outcome=ended,
             started_ms=self._began_ms,
             total_ms=self._elapsed_ms(),
+            session_uid=session_uid,
             request_id=self.request_id,
             provider=self.provider,
             model=self.model,
@@ -271,4 +274,5 @@ class RunningTurn:
 
 def _sum(usages: list[Usage]) -> Usage:
     """All together; a cost would hold only for some of them."""
-    return replace(reduce(Usage.plus, usages), cost_usd=None)
+    total = reduce(Usage.plus, usages)
+    return total if total.cost_usd is None else replace(total, cost_usd=None)

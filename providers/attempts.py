@@ -174,7 +174,8 @@ class _Try:
     async def events(self, turn: Turn, attempts: list[Attempt], share_s: float | None) -> AsyncGenerator[Event, None]:
         """All events, once the first word is there. Raises ProviderError; TimedOut if it is not within `share_s`."""
         try:
-            asked = replace(turn, model=self.choice.model)
+            model = self.choice.model
+            asked = turn if turn.model == model else replace(turn, model=model)
             async with aclosing(checked(self.choice.provider.run, asked)) as events:
                 await self._reach_first_word(events, share_s)
                 attempts.append(self._as_attempt(""))

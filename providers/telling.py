@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from typing import Any
 
-from providers.route import Decision
+from providers.route import Decision, Nature
 
 TOKEN = re.compile(r"[A-Za-z0-9._-]+")
+# Read one by one: `asdict` copies every value, and each turn is explained.
+NATURE_FIELDS = tuple(Nature.__dataclass_fields__)
 
 
-def describe(decision: Decision) -> str:
-    """The decision in a line: `claude; rule=code`, `gemini; score`, `claude; rule="long context"`."""
+def describe(decision: Decision, provider: str = "") -> str:
+    """The decision in a line: `claude; rule=code`, `gemini; score`, `claude; rule="long context"`.
+
+    `provider` is who answered, if that is not the first choice.
+    """
     kind, _, name = decision.reason.partition("=")
     reason = f"{kind}={_quoted(name)}" if name else kind
-    return f"{decision.first.provider.name}; {reason}"
+    return f"{provider or decision.first.provider.name}; {reason}"
 
 
 def _quoted(name: str) -> str:
@@ -35,5 +39,5 @@ def explain(decision: Decision) -> dict[str, Any]:
             {"provider": it.provider.name, "model": it.model or it.provider.default_model} for it in decision.choices
         ],
         "rejected": [{"name": name, "why": why} for name, why in decision.rejected],
-        "nature": asdict(decision.nature),
+        "nature": {name: getattr(decision.nature, name) for name in NATURE_FIELDS},
     }
