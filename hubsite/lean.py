@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from inspect import iscoroutinefunction
-from typing import Any, cast
+from io import BytesIO
+from typing import IO, Any, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -17,7 +19,7 @@ from django.core.exceptions import BadRequest, RequestAborted, SuspiciousOperati
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import set_script_prefix, set_urlconf
+from django.urls import ResolverMatch, resolve, set_script_prefix
 
 from chat.answering import EventStreamResponse
 from chat.requests import HubRequest, hub_request
@@ -28,6 +30,10 @@ from hubsite.heartbeat import Heartbeat, Message, Send
 from hubsite.readiness import is_leaving
 
 Receive = Callable[[], Awaitable[Message]]
+View = Callable[..., Awaitable[HttpResponseBase]]
+
+# Nearly all requests go to a handful of paths, and to search for each costs more than the rest of this file.
+PATHS_KEPT = 64
 
 
 class BodyTooLarge(Exception):
@@ -55,7 +61,8 @@ class LeanHandler(ASGIHandler):
         except BodyTooLarge:
             await self._finish(_too_large(), scope, send)
             return
-        set_script_prefix(scope.get("root_path", "") or "/")
+        if root_path := scope.get("root_path", ""):
+            set_script_prefix(root_path)
         with body:
             request, refusal = self.create_request(scope, body)
             if request is not None:
@@ -63,18 +70,23 @@ class LeanHandler(ASGIHandler):
             elif refusal is not None:
                 await self._finish(refusal, scope, send)
 
-    async def _read_bounded(self, receive: Receive) -> Any:
-        received = 0
+    async def _read_bounded(self, receive: Receive) -> IO[bytes]:
+        """Raises BodyTooLarge, RequestAborted."""
+        limit, received = settings.HUB_MAX_BODY_BYTES, 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > settings.HUB_MAX_BODY_BYTES:
+            if received > limit:
                 raise BodyTooLarge
             return message
 
-        return await self.read_body(counted)
+        first = await counted()
+        if first["type"] == "http.request" and not first.get("more_body", False):
+            # All at once, as most come: no need of Django's file, which moves to the disk when it grows.
+            return BytesIO(first.get("body", b""))
+        return await self.read_body(_again(first, counted))
 
     async def _serve(self, request: ASGIRequest, receive: Receive, send: Send) -> None:
         """Answer, and stop at once when the client is gone: what it asked for must not run on."""
@@ -115,14 +127,12 @@ class LeanHandler(ASGIHandler):
             await self.send_response(response, send)
 
     async def _get_response(self, request: HttpRequest) -> HttpResponseBase:
-        set_urlconf(settings.ROOT_URLCONF)
         try:
             request.get_host()
-            match = self.resolve_request(request)
+            match, run = _view_at(request.path_info, settings.ROOT_URLCONF)
+            request.resolver_match = match
             _scope(request)["hub.route"] = match.route
-            view, args, kwargs = match
-            run = view if iscoroutinefunction(view) else sync_to_async(view)
-            return _in_error_shape(await run(request, *args, **kwargs))
+            return _in_error_shape(await run(request, *match.args, **match.kwargs))
         except Http404:
             return api.not_found(request)
         except (SuspiciousOperation, BadRequest):
@@ -131,8 +141,25 @@ class LeanHandler(ASGIHandler):
             return api.on_error(request, error)
 
 
+@lru_cache(maxsize=PATHS_KEPT)
+def _view_at(path: str, urlconf: str) -> tuple[ResolverMatch, View]:
+    """What serves a path, as something to await. Raises Http404."""
+    match = resolve(path, urlconf)
+    return match, match.func if iscoroutinefunction(match.func) else sync_to_async(match.func)
+
+
 def _scope(request: HttpRequest) -> dict[str, Any]:
     return cast("dict[str, Any]", cast(ASGIRequest, request).scope)
+
+
+def _again(first: Message, receive: Receive) -> Receive:
+    """`receive`, with a message before its next one."""
+    left = [first]
+
+    async def received() -> Message:
+        return left.pop() if left else await receive()
+
+    return received
 
 
 def _in_error_shape(response: HttpResponseBase) -> HttpResponseBase:
