@@ -95,6 +95,7 @@ class Planner:
         if self._queue:
             self._free_for_starved()
             self._seat_waiters()
+        if self._queue:
             self._empty_for_waiting()
             self._evict_unfitting()
         self._empty_excess()

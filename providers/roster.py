@@ -23,6 +23,7 @@ class Roster:
     def __init__(self) -> None:
         self.starting = 0
         self._states: dict[Worker, State] = {}
+        self._counts: Counter[State] = Counter()  # of what is above: asked for far more often than it changes
         self._usage: dict[Worker, TreeUsage] = {}
         self.unwanted: set[Worker] = set()  # to be replaced as soon as they are free, by the owner's will
 
@@ -38,10 +39,13 @@ class Roster:
         return self._states.get(worker)
 
     def set(self, worker: Worker, state: State) -> None:
+        if (before := self._states.get(worker)) is not None:
+            self._counts[before] -= 1
+        self._counts[state] += 1
         self._states[worker] = state
 
     def remove(self, worker: Worker) -> None:
-        del self._states[worker]
+        self._counts[self._states.pop(worker)] -= 1
         self._usage.pop(worker, None)
         self.unwanted.discard(worker)
 
@@ -49,13 +53,14 @@ class Roster:
         """Nothing is left, and nothing comes: a start that was cancelled before it began counts no more either."""
         self.starting = 0
         self._states.clear()
+        self._counts.clear()
         self._usage.clear()
         self.unwanted.clear()
 
     # --- counting --------------------------------------------------------------------------------------------------
 
     def count(self, state: State) -> int:
-        return sum(1 for held in self._states.values() if held is state)
+        return self._counts[state]
 
     @property
     def live(self) -> int:
