@@ -124,9 +124,10 @@ class Planner:
             self._retire(biggest_of_all, "memory")
         return self._take_moves()
 
-    def may_keep(self, worker: Worker) -> bool:
-        """Whether a worker given back is left with what it remembers."""
-        return self._limits.kept > 0 and worker.memory is not None and worker.is_alive and not self.wear(worker)
+    def may_stay(self, worker: Worker) -> bool:
+        """Whether a worker given back is left as it is: with what it remembers, or with nothing."""
+        is_kept = self._limits.kept > 0 and worker.memory is not None
+        return (is_kept or not worker.needs_reset) and worker.is_alive and not self.wear(worker)
 
     def wear(self, worker: Worker) -> str:
         """What wears a worker out by now; empty while it may go on."""

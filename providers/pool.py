@@ -174,7 +174,7 @@ class WorkerPool:
         if self.roster.state(worker) is State.BUSY:
             if worker.turns and worker.is_alive:
                 self.breaker.proved()
-            if self._planner.may_keep(worker) and not self._is_closing:
+            if self._planner.may_stay(worker) and not self._is_closing:
                 self.roster.set(worker, State.IDLE)
                 self._settle()
             else:

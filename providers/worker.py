@@ -110,6 +110,11 @@ class Worker:
         return self._driver.remembers()
 
     @property
+    def needs_reset(self) -> bool:
+        """Whether it has to be emptied before another conversation may have it, between turns."""
+        return self._driver.needs_reset()
+
+    @property
     def max_processes(self) -> int:
         """How many processes its tree should not exceed; 0 for any number."""
         return self._process.limits.max_processes

@@ -146,12 +146,16 @@ class Driver(ABC):
         """
         return None
 
+    def needs_reset(self) -> bool:
+        """Whether the turn before has left anything that `reset` is to remove. Asked between turns."""
+        return True
+
     @abstractmethod
     async def reset(self) -> bool:
         """Stop what is going on and empty the process for the next conversation of the same binding.
 
-        Called before any turn but the next of a conversation that is remembered; must never raise ProviderError. The
-        caller bounds the wait.
+        Called before any turn but the next of a conversation that is remembered, where it is needed; must never raise
+        ProviderError. The caller bounds the wait.
         False: the process is not provably clean, replace it.
         """
 

@@ -116,6 +116,9 @@ class EchoDriver(Driver):
                     yield TurnFinished("stop", Usage(input_tokens=given, output_tokens=output))
                     return
 
+    def needs_reset(self) -> bool:
+        return self._is_answering
+
     async def reset(self) -> bool:
         if self._is_answering:
             await self._process.send(b'{"cancel": true}')

@@ -85,6 +85,7 @@ class FakeWorker(Worker):
         self.processes = 1
         self.most_processes = 0
         self.looks = 0
+        self.is_spent = True
         self.resets_clean = True
         self.reset_error: Exception | None = None
         self.resets = 0
@@ -107,6 +108,10 @@ class FakeWorker(Worker):
     @property
     def memory(self) -> bytes | None:
         return self.holds
+
+    @property
+    def needs_reset(self) -> bool:
+        return self.is_spent
 
     @property
     def rss_bytes(self) -> int:

@@ -105,6 +105,19 @@ async def test_a_worker_is_not_lent_while_it_is_emptied(starter: Starter) -> Non
         await second.leave()
 
 
+async def test_a_worker_with_nothing_to_empty_is_free_at_once(starter: Starter) -> None:
+    async with opened(starter, ceiling=1) as pool:
+        first, second = Holder(pool), Holder(pool)
+        (await first.seated()).is_spent = False
+        await turn_over()
+        first.worker.may_reset.clear()
+        await first.leave()
+        assert await second.seated() is first.worker
+        first.worker.lives = False
+        await second.leave()
+        await until(lambda: first.worker.is_stopped)  # a dead one is not left to the next turn
+
+
 async def test_a_pool_says_what_it_holds(starter: Starter) -> None:
     async with opened(starter, ceiling=2, floor=1) as pool:
         await until(lambda: pool.count(State.IDLE))
