@@ -190,19 +190,26 @@ class _Try:
             raise
 
     async def _reach_first_word(self, events: AsyncGenerator[Event, None], share_s: float | None) -> None:
+        if share_s is None:
+            await self._hold_back(events)
+            return
         try:
             async with asyncio.timeout(share_s) as bound:
-                async for event in events:
-                    self._held.append(event)
-                    if not isinstance(event, HELD_BACK):
-                        self.has_spoken = True
-                        return
+                await self._hold_back(events)
         except TimeoutError as exc:
             if not bound.expired():
                 raise
             # To the provider it looks like a caller who left.
             self.choice.provider.stats.note_failure()
             raise TimedOut(f"{self.name} said nothing within {share_s:g} s") from exc
+
+    async def _hold_back(self, events: AsyncGenerator[Event, None]) -> None:
+        """Keep what comes before the first word, and that."""
+        async for event in events:
+            self._held.append(event)
+            if not isinstance(event, HELD_BACK):
+                self.has_spoken = True
+                return
         raise ProtocolBroken(f"{self.name} ended the turn before its first word")
 
     def _note_failure(self, attempts: list[Attempt], error: BaseException) -> None:
