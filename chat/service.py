@@ -124,19 +124,16 @@ def _answering(running: RunningTurn) -> Answering:
 
 async def _open_session(here: Chat, caller: Caller, ask: Ask, running: RunningTurn) -> None:
     """Lock the session and put what it remembers before the question; nothing where none can be kept."""
-    session_id = check_session_id(ask.session_id) if ask.session_id else new_session_id()
-    # Whoever waits for another turn comes after it.
-    may_wait = settings.HUB_SESSION_BUSY == "wait" and not ask.follows
-    wait_s = settings.HUB_SESSION_WAIT_S if may_wait else 0
-    try:
-        running.held = await here.sessions.open(caller.owner, session_id, wait_s=wait_s)
-    except StoreUnavailable:
-        if ask.session_id:
-            raise
-        return
-    before = running.held.conversation
-    if before is None and ask.session_id:
-        before = await _restored(here, caller.owner, session_id)
+    if ask.session_id:
+        session_id = check_session_id(ask.session_id)
+        running.held = await here.sessions.open(caller.owner, session_id, wait_s=_patience_s(ask))
+        before = running.held.conversation or await _restored(here, caller.owner, session_id)
+    else:
+        session_id, before = new_session_id(), None
+        try:
+            running.held = await here.sessions.begin(caller.owner, session_id)
+        except StoreUnavailable:
+            return
     before = before or new_conversation(caller.owner, session_id, ttl_s=caller.session_ttl_s)
     if ask.follows and before.last_turn != ask.follows:
         raise SessionLost("another turn followed in this session meanwhile")
@@ -144,6 +141,12 @@ async def _open_session(here: Chat, caller: Caller, ask: Ask, running: RunningTu
         raise SessionTooLarge(f"this session holds over {settings.HUB_SESSION_MAX_CHARS} characters; begin a new one")
     running.remember(before, ask.mode, has_answers=ask.has_answers, ttl_s=caller.session_ttl_s)
     log_ids.add(session=session_id)
+
+
+def _patience_s(ask: Ask) -> float:
+    """How long to wait for another turn of the session. Whoever waits for one comes after it."""
+    may_wait = settings.HUB_SESSION_BUSY == "wait" and not ask.follows
+    return settings.HUB_SESSION_WAIT_S if may_wait else 0
 
 
 async def _restored(here: Chat, owner: str, session_id: str) -> Conversation | None:

@@ -108,6 +108,13 @@ class Sessions:
         except TimeoutError as exc:
             raise self._busy(wait_s) from exc
 
+    async def begin(self, owner: str, session_id: str) -> Held:
+        """Take the lock of a session whose id was just made: as nobody else knows it, nobody stands in line.
+
+        Raises StoreUnavailable.
+        """
+        return await self._take(Keys.of(owner, session_id), may_wait=False)
+
     async def count_live(self) -> int:
         """How many sessions of all owners live in this Redis. Raises StoreUnavailable."""
 
