@@ -14,6 +14,7 @@ from chat.conversation import Figures
 from chat.decisions import choice_of
 from chat.faults import FAULTS, fault_of, faults_by_code
 from chat.running import RunningTurn, Spent
+from providers.metrics import series
 from providers.provider import Provider
 from providers.route import Attempt, Decision
 
@@ -43,12 +44,12 @@ def note_turn(figures: Figures, running: RunningTurn, costs: Sequence[float | No
     """Count a turn that is over; `costs` are those of what it has spent, in US dollars."""
     provider, model = figures.provider or NONE, model_label(running.decision, figures.provider, figures.model)
     outcome = figures.outcome if figures.outcome in faults_by_code() else OTHER
-    TURNS.labels(provider, model, outcome, running.door).inc()
-    BY_FAULT.labels(fault_of(figures.outcome)).inc()
+    series(TURNS, provider, model, outcome, running.door).inc()
+    series(BY_FAULT, fault_of(figures.outcome)).inc()
     if figures.first_token_ms is not None:
-        FIRST_TOKEN.labels(provider, model).observe(figures.first_token_ms / 1_000)
+        series(FIRST_TOKEN, provider, model).observe(figures.first_token_ms / 1_000)
     if figures.outcome == "ok":
-        SECONDS.labels(provider, model).observe(figures.total_ms / 1_000)
+        series(SECONDS, provider, model).observe(figures.total_ms / 1_000)
     for attempt in running.attempts:
         _note_attempt(attempt, figures.outcome)
     for spent, cost_usd in zip(running.spent, costs, strict=True):
@@ -57,7 +58,7 @@ def note_turn(figures: Figures, running: RunningTurn, costs: Sequence[float | No
 
 def _note_attempt(attempt: Attempt, ended: str) -> None:
     outcome = attempt.code or (ended if ended in STOPPED else "ok")
-    ATTEMPTS.labels(attempt.provider, outcome if outcome in faults_by_code() else OTHER).inc()
+    series(ATTEMPTS, attempt.provider, outcome if outcome in faults_by_code() else OTHER).inc()
 
 
 def _note_spent(decision: Decision | None, spent: Spent, cost_usd: float | None) -> None:
@@ -66,8 +67,8 @@ def _note_spent(decision: Decision | None, spent: Spent, cost_usd: float | None)
     amounts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
     for counter, amount in zip(_token_counters(*names), amounts, strict=True):
         counter.inc(amount)
-    COST.labels(*names).inc(cost_usd or 0)
-    UNPRICED.labels(*names).inc(cost_usd is None)
+    series(COST, *names).inc(cost_usd or 0)
+    series(UNPRICED, *names).inc(cost_usd is None)
 
 
 @cache

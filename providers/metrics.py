@@ -5,7 +5,11 @@ The states of all this at a moment are read when somebody asks (state_metrics.py
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TypeVar
+
 from prometheus_client import Counter, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from providers.errors import Busy
 
@@ -37,6 +41,15 @@ QUEUE_WAIT = Histogram(
 )
 QUEUE_REFUSALS = Counter("hub_queue_refusals", "Turns that got no worker, by the error's code.", ["provider", "code"])
 COOLDOWNS = Counter("hub_cooldowns", "Times a vendor's refusal set a provider aside.", ["provider"])
+
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+@cache
+def series(meter: M, *labels: str) -> M:
+    """`meter.labels(...)`, which locks and looks for what hardly ever is new. For labels of bounded numbers only."""
+    return meter.labels(*labels)
 
 
 def expect(provider: str) -> None:

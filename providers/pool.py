@@ -149,7 +149,7 @@ class WorkerPool:
         except ProviderError as error:
             metrics.QUEUE_REFUSALS.labels(self.name, error.code).inc()
             raise
-        metrics.QUEUE_WAIT.labels(self.name).observe(time.monotonic() - waiter.since)
+        metrics.series(metrics.QUEUE_WAIT, self.name).observe(time.monotonic() - waiter.since)
         return worker
 
     async def _seat(self, waiter: Waiter[Worker]) -> Worker:
