@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import get_args
 
 import orjson
@@ -94,7 +95,7 @@ def _write_figures(figures: Sequence[Figures], *, checks_keys: bool) -> None:
     rollups.count({it.id: it for it in records}.values())
 
 
-def _locked_sessions(heads: Sequence[Head]) -> dict[str, Session]:
+def _locked_sessions(heads: Sequence[Head]) -> dict[str, Session | _NewSession]:
     """The rows of sessions by uid, those that are not there yet as well.
 
     Every hub locks in the order of the uids, new rows before old ones, so that no two wait for each other.
@@ -108,13 +109,37 @@ def _locked_sessions(heads: Sequence[Head]) -> dict[str, Session]:
     return {uid: rows.get(uid) or _new_session(by_uid[uid]) for uid in uids}
 
 
-def _write_sessions(outcomes: Sequence[Outcome], rows: dict[str, Session]) -> None:
+def _write_sessions(outcomes: Sequence[Outcome], rows: Mapping[str, Session | _NewSession]) -> None:
     edits = {uid: _Edit(row) for uid, row in rows.items() if row.deleted_at is None}
     with_head = [(it.head, it) for it in outcomes if it.head and it.head.uid in edits]
     for head, outcome in sorted(with_head, key=lambda it: (it[0].uid, it[0].revision)):
         edits[head.uid].apply(head, outcome)
     insert(Session, [it.row for it in edits.values()], update=UPDATED_FIELDS)
     insert(Message, [it for edit in edits.values() for it in edit.messages])
+
+
+# Columns alone: to make a model's instance takes several times as long, and each turn makes four rows.
+
+
+@dataclass(slots=True)
+class _NewSession:
+    """The columns of a Session; see there."""
+
+    uid: str
+    owner: str
+    session_id: str
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime
+    title: str = ""
+    system: str = ""
+    provider: str = ""
+    model: str = ""
+    message_count: int = 0
+    revision: int = 0
+    chars: int = 0
+    ttl_s: int = 0
+    deleted_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -140,7 +165,7 @@ class _NewMessage:
 class _Edit:
     """What becomes of one session: its row, and the messages that are to be inserted."""
 
-    row: Session
+    row: Session | _NewSession
     messages: list[_NewMessage] = field(default_factory=list)
 
     def apply(self, head: Head, outcome: Outcome) -> None:
@@ -158,7 +183,9 @@ class _Edit:
 
     def _replaced_from(self, revision: int) -> int:
         """The first place that turns after this one have taken; 0 if another turn has taken its revision."""
-        stored = Message.objects.filter(session=self.row, revision__gte=revision).values_list("revision", "position")
+        stored = Message.objects.filter(session_id=self.row.uid, revision__gte=revision).values_list(
+            "revision", "position"
+        )
         later = [*stored, *((it.revision, it.position) for it in self.messages if it.revision >= revision)]
         if any(it == revision for it, _ in later):
             return 0
@@ -167,8 +194,8 @@ class _Edit:
     def _replace(self, revision: int, keep: int) -> None:
         """Mark what a branch replaces; it stays in the archive."""
         now = timezone.now()
-        before = Message.objects.filter(session=self.row, revision__lt=revision, position__gte=keep, replaced_at=None)
-        before.update(replaced_at=now)
+        stored = Message.objects.filter(session_id=self.row.uid, replaced_at=None)
+        stored.filter(revision__lt=revision, position__gte=keep).update(replaced_at=now)
         for message in self.messages:
             if message.revision < revision and message.position >= keep and message.replaced_at is None:
                 message.replaced_at = now
@@ -262,8 +289,9 @@ def purge_expired(before: datetime, limit: int) -> int:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _record(figures: Figures, key_id: int | None) -> TurnRecord:
-    return TurnRecord(
+def _record(figures: Figures, key_id: int | None) -> SimpleNamespace:
+    """The columns of a TurnRecord, all of them."""
+    return SimpleNamespace(
         id=figures.turn_id,
         key_id=key_id,
         owner=_text(figures.owner, 100),
@@ -287,10 +315,10 @@ def _record(figures: Figures, key_id: int | None) -> TurnRecord:
     )
 
 
-def _new_session(head: Head) -> Session:
+def _new_session(head: Head) -> _NewSession:
     """The row of a session of which no turn is written yet."""
     created_at = _time(head.created_ms)
-    return Session(
+    return _NewSession(
         uid=head.uid,
         owner=head.owner,
         session_id=head.session_id,
@@ -300,7 +328,7 @@ def _new_session(head: Head) -> Session:
     )
 
 
-def _set_head(row: Session, head: Head, *, message_count: int) -> None:
+def _set_head(row: Session | _NewSession, head: Head, *, message_count: int) -> None:
     row.title = _text(head.title, 120)
     row.system = orjson.dumps(head.system).decode() if head.system else ""
     row.provider = _text(head.provider, 50)

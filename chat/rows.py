@@ -7,12 +7,16 @@ interpreter with every request.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from datetime import datetime
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any
 
 from django.db import connection
 from django.db.models import DateTimeField, DecimalField, Field, Model
+
+# The rows of a turn hold each of its times twice and more.
+TIMES_KEPT = 1_000
 
 
 def insert(model: type[Model], rows: Sequence[object], *, update: Sequence[str] = ()) -> None:
@@ -46,10 +50,15 @@ def _adapter(field: Field[Any, Any]) -> Callable[[Any], Any] | None:
     """How a value of the field becomes what the driver takes; None where it is that already."""
     match field:
         case DateTimeField():
-            return connection.ops.adapt_datetimefield_value
+            return _time
         case DecimalField():
             return lambda value: field.get_db_prep_save(value, connection)
     return None
+
+
+@lru_cache(maxsize=TIMES_KEPT)
+def _time(value: datetime | None) -> Any:
+    return connection.ops.adapt_datetimefield_value(value)
 
 
 def _values(row: tuple[Any, ...], adapters: Sequence[tuple[int, Callable[[Any], Any]]]) -> Sequence[Any]:
