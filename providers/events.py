@@ -153,6 +153,9 @@ class Needs:
     media: tuple[str, ...] = ()
 
 
+NO_NEEDS = Needs()
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One question with all that came before it.
@@ -186,6 +189,8 @@ class Turn:
     @property
     def needs(self) -> Needs:
         rich = [message for message in self.messages if not message.is_plain]
+        if not (rich or self.toolbox or self.json_schema):
+            return NO_NEEDS
         return Needs(
             tools=bool(self.toolbox) or any(message.calls for message in rich),
             json=bool(self.json_schema),
