@@ -29,3 +29,14 @@ def check_proxy(**kwargs: Any) -> list[CheckMessage]:
         return []
     hint = "Name the proxy's address; until then all callers count as one, in limits and in the log."
     return [Warning("HUB_PUBLIC_URL is set and HUB_TRUSTED_PROXIES is not.", hint=hint, id="hubsite.W002")]
+
+
+@register(Tags.security, deploy=True)
+def check_trust(**kwargs: Any) -> list[CheckMessage]:
+    """hubsite.W003: everybody is believed to be the proxy, so that each caller may say where he comes from."""
+    everybody = [str(network) for network in settings.HUB_TRUSTED_PROXIES if network.prefixlen == 0]
+    if not everybody:
+        return []
+    problem = f"HUB_TRUSTED_PROXIES holds everybody ({', '.join(everybody)})."
+    hint = "Name the proxy's address or network; now any caller can pass for another one in limits and in the log."
+    return [Warning(problem, hint=hint, id="hubsite.W003")]

@@ -23,6 +23,8 @@ FIELDS = (
 )
 # A line that names no event of its own.
 PLAIN = "log"
+# All of a URL behind its host.
+BEHIND_HOST = re.compile(r"(?<=://)([^/?#\s]*)\S*")
 # What would begin a new line, or worse, on a terminal.
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -33,6 +35,19 @@ class WithIds(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         for name, value in log_ids().items():
             record.__dict__.setdefault(name, value)
+        return True
+
+
+class WithoutPath(logging.Filter):
+    """For Django's loggers that end a line with the path, which may hold what a caller wrote: the words before it stay.
+
+    Those may quote the page that led here; of that its host is told, which is what has to be mended.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and record.args:
+            said = str(record.msg) % (*record.args[:-1], "")
+            record.msg, record.args = BEHIND_HOST.sub(r"\1", said).removesuffix(": "), ()
         return True
 
 

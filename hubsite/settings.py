@@ -215,7 +215,7 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"text": {"()": "hubsite.logs.TextLines"}, "json": {"()": "hubsite.logs.JsonLines"}},
-    "filters": {"ids": {"()": "hubsite.logs.WithIds"}},
+    "filters": {"ids": {"()": "hubsite.logs.WithIds"}, "pathless": {"()": "hubsite.logs.WithoutPath"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": HUB_LOG_FORMAT, "filters": ["ids"]}},
     "root": {"handlers": ["stderr"], "level": HUB_LOG_LEVEL},
     "loggers": {
@@ -228,7 +228,8 @@ LOGGING = {
         "mcp": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},
         # That there is nothing at a path is told by hubsite.access, without the path.
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "filters": ["pathless"]},
+        "django.security.csrf": {"filters": ["pathless"]},
         # A passer-by with a wrong Host gets a 400; with a traceback each he could fill the log.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },

@@ -140,6 +140,8 @@ class _Steps:
         return found
 
 
+TOO_INTRICATE = "it could not be checked against a schema this intricate"
+
 # --- apart -----------------------------------------------------------------------------------------------------------
 
 APART = f"""
@@ -165,10 +167,11 @@ async def _found_apart(schema: bytes, value: Any) -> str:
         async with asyncio.timeout(APART_S):
             said, _ = await process.communicate(asked)
     except TimeoutError:
-        return "it could not be checked against a schema this intricate"
+        return TOO_INTRICATE
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    return said.decode(errors="replace") if process.returncode == 0 else "it could not be checked against its schema"
+    # It ends by itself where it has used up its memory before its time.
+    return said.decode(errors="replace") if process.returncode == 0 else TOO_INTRICATE

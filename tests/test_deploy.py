@@ -365,6 +365,16 @@ def test_documented_settings_are_clean_for_deployment(tmp_path: Path) -> None:
     assert "security.W012" in checked(tmp_path, {}).stderr
 
 
+def test_proxies_that_are_everybody_are_warned_of(tmp_path: Path) -> None:
+    """Each caller could say where he comes from, past every limit of an address."""
+    settings = documented_settings()
+    for everybody in ("0.0.0.0/0", "10.0.0.0/8,::/0"):
+        ran = checked(tmp_path, {**settings, "HUB_TRUSTED_PROXIES": everybody})
+        assert ran.returncode == 1
+        assert "hubsite.W003" in ran.stderr
+        assert everybody.split(",")[-1] in ran.stderr
+
+
 def test_with_a_public_address_pages_want_tls_and_the_api_takes_its_name(tmp_path: Path) -> None:
     with running_hub(tmp_path, env={"HUB_PROVIDERS": "echo", **documented_settings()}) as hub:
         named = {"Host": "hub.example.com"}

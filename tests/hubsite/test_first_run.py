@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from tests.asking import CHAT, answer_of, ask
-from tests.hub import ROOT, HubProcess, clean_env, running_hub
+from tests.hub import ROOT, HubProcess, clean_env, free_port, running_hub
 
 WAIT_S = 30
 
@@ -173,6 +173,34 @@ def test_data_folder_that_cannot_be_used_is_a_plain_message(tmp_path: Path) -> N
     assert "HUB_DATA_DIR" in ran.stderr
     assert str(tmp_path / "data") in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_database_that_is_not_there_is_a_plain_message_without_its_password(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"postgresql://hub:word%20of%20ours@127.0.0.1:{port}/hub"
+    ran = HubProcess(tmp_path, env={"DATABASE_URL": url}).run("hub", "--bind", "127.0.0.1:0")
+    assert ran.returncode == 1
+    assert "the database can't be used: " in ran.stderr
+    assert str(port) in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not re.search("word( |%20)of", ran.stderr + ran.stdout)
+
+
+def test_database_file_that_cannot_be_opened_is_a_plain_message(tmp_path: Path) -> None:
+    (tmp_path / "data" / "hub.sqlite3").mkdir(parents=True)
+    ran = HubProcess(tmp_path).run("hub", "--bind", "127.0.0.1:0")
+    assert ran.returncode == 1
+    assert "the database can't be used: unable to open database file" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_password_that_a_driver_quotes_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.db import connection
+
+    from hubsite.management.commands.hub import _told
+
+    monkeypatch.setitem(connection.settings_dict, "PASSWORD", "marmalade")
+    assert _told(OSError("no such host: marmalade@db\n\tIs it there?")) == "no such host: ***@db Is it there?"
 
 
 @pytest.mark.parametrize(("host", "called"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("[::1]", "[::1]")])

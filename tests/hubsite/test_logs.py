@@ -16,6 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from django.http import HttpResponse
+from django.test import RequestFactory
+from django.utils.log import log_response
 
 from chat import log_ids
 from hubsite.logs import FIELDS, JsonLines, TextLines, WithIds
@@ -86,6 +89,30 @@ def test_no_text_begins_a_line_of_its_own(hostile: str) -> None:
     assert len(text.splitlines()) == 1
     assert "\x1b" not in text
     assert as_json(record("%s", hostile))["message"] == hostile
+
+
+@pytest.mark.parametrize(
+    ("logger", "message", "said", "told"),
+    [
+        ("django.request", "%s: %s", ("Internal Server Error",), "Internal Server Error"),
+        ("django.request", "Gone: %s", (), "Gone"),
+        ("django.security.csrf", "Forbidden (%s): %s", ("CSRF cookie not set.",), "Forbidden (CSRF cookie not set.)"),
+        (
+            "django.security.csrf",
+            "Forbidden (%s): %s",
+            (f"Referer checking failed - https://shop.example:8443/{MARK}?100% does not match any trusted origins.",),
+            "Forbidden (Referer checking failed - https://shop.example:8443 does not match any trusted origins.)",
+        ),
+    ],
+)
+def test_djangos_own_lines_end_before_the_path(
+    caplog: pytest.LogCaptureFixture, logger: str, message: str, said: tuple[str, ...], told: str
+) -> None:
+    request = RequestFactory().get(f"/{MARK}: 100%s/")
+    answer = HttpResponse(status=500)
+    log_response(message, *said, request.path, response=answer, request=request, logger=logging.getLogger(logger))
+    assert caplog.messages == [told]
+    assert MARK not in as_json(caplog.records[0])["message"]
 
 
 async def test_lines_bear_the_ids_of_what_runs() -> None:
@@ -273,6 +300,7 @@ def refuse(alice: httpx.Client, key: str) -> None:
     assert alice.get(f"/v1/models?key={key}&api_key={MARK}").status_code == 200
     assert alice.get(f"/{MARK}/{key}").status_code == 404
     assert alice.post(f"/admin/login/?next={MARK}", data={"username": MARK, "password": MARK}).status_code >= 200
+    assert alice.post(f"/admin/{MARK}/", headers={"Referer": f"https://{MARK}.example/"}).status_code == 403
     for bad in (f"hub_{MARK}", MARK):
         assert alice.get("/v1/models", headers={"Authorization": f"Bearer {bad}"}).status_code == 401
     assert alice.get("/v1/models", headers={"Host": f"{MARK}.example"}).status_code == 400

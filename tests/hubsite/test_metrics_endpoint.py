@@ -331,6 +331,13 @@ def test_every_panel_has_a_title_of_its_own_and_its_place() -> None:
     assert all(it["gridPos"]["x"] + it["gridPos"]["w"] <= 24 for it in panels)
 
 
+def test_panels_show_seconds_on_an_axis_of_seconds_and_nothing_else_there() -> None:
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        shown = [target["expr"] for target in panel.get("targets", ())]
+        of_seconds = {"_quantile(" in it or "cooldown_seconds" in it for it in shown}
+        assert of_seconds <= {panel.get("fieldConfig", {}).get("defaults", {}).get("unit") == "s"}, panel["title"]
+
+
 def test_every_alert_is_explained() -> None:
     alerts = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
     assert len(alerts) > 10

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import InterfaceError, OperationalError, connection
 
 from hubsite.first_run import ensure_admin, ensure_local_key, one_at_a_time, prepare_data_folder
 from hubsite.greeting import greeting
@@ -30,10 +32,7 @@ class Command(BaseCommand):
             lock.take()
         except (DataFolderTaken, OSError) as error:
             raise CommandError(str(error)) from error
-        with one_at_a_time(settings.HUB_DATA_DIR):
-            prepare_data_folder(settings.HUB_DATA_DIR)
-            local_key = ensure_local_key(settings.HUB_DATA_DIR)
-            admin = ensure_admin(settings.HUB_DATA_DIR)
+        local_key, admin = _prepare(settings.HUB_DATA_DIR)
         if admin:
             # Now, not in the greeting: a password shown once must not be lost because the port is taken.
             self.stdout.write(f"Made an admin: {admin}")
@@ -55,6 +54,23 @@ class Command(BaseCommand):
         remove_discovery(settings.HUB_DATA_DIR)
         if failure:
             raise CommandError(f"the hub can't serve on {bind}: {failure}")
+
+
+def _prepare(folder: Path) -> tuple[Path, str]:
+    """The file with the machine's own key, and how to learn an admin's password if one was made."""
+    try:
+        with one_at_a_time(folder):
+            prepare_data_folder(folder)
+            return ensure_local_key(folder), ensure_admin(folder)
+    except (OperationalError, InterfaceError) as error:
+        raise CommandError(f"the database can't be used: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """A driver's words on one line, without the password should it quote that."""
+    password = str(connection.settings_dict.get("PASSWORD") or "")
+    words = str(error).replace(password, "***") if password else str(error)
+    return " ".join(words.split())
 
 
 def _address(bind: str) -> tuple[str, int]:
