@@ -87,6 +87,8 @@ class Streams:
 
     def begin(self, owner: str, turn: str, session_id: str, question: dict[str, Any], events: Events) -> Feed:
         """Run a turn's events to their end, and have them watched; `question` is what watchers are told first."""
+        if (held := self._here.get((owner, turn))) is not None:
+            return held[0]  # asked for twice at the same time
         self._listen()
         feed = Feed(owner, turn, is_here=True, session_id=session_id)
         feed.on_add = self._note_dirty

@@ -13,6 +13,7 @@ from typing import Any
 
 # Importing daphne's server installs the reactor that runs on asyncio, which has to come before any other Twisted.
 import daphne.server
+from autobahn.exception import Disconnected
 from daphne.http_protocol import WebRequest
 from django.conf import settings
 from twisted.internet import reactor
@@ -65,7 +66,10 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
 
     async def handle_reply(self, protocol: Any, message: Mapping[str, Any]) -> None:
         """Send, and wait until the client takes it: an answer must not pile up in the hub."""
-        await super().handle_reply(protocol, message)
+        try:
+            await super().handle_reply(protocol, message)
+        except Disconnected:
+            return  # of a WebSocket that is gone; its application is told by a message of its own
         valve = getattr(protocol, "valve", None)
         if valve is not None and not await valve.wait():
             protocol.give_up()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
@@ -180,6 +181,18 @@ def test_same_question_sent_again_is_taken_once(served: HubProcess, keys: dict[s
         assert first.end_of(name)["type"] == second.end_of(name)["type"] == "finished"
         assert text_of(second.events, name) == SLOW
     assert len(turns_of(served, key)) == 1
+
+
+def test_same_question_sent_twice_at_once_is_taken_once(served: HubProcess, keys: dict[str, str]) -> None:
+    key, before = keys["hesitant"], len(turns_of(served, keys["hesitant"]))
+    with greeted(served, key) as first, greeted(served, key) as second, ThreadPoolExecutor(2) as threads:
+        for number in range(8):
+            name = f"client_at_once_{number:04}"
+            asked = threads.map(lambda talk, name=name: talk.ask(TEXT, turn=name), (first, second))
+            assert list(asked) == [name] * 2
+            assert first.end_of(name)["type"] == second.end_of(name)["type"] == "finished"
+    eventually(lambda: len(turns_of(served, key)) >= before + 8)
+    assert len(turns_of(served, key)) == before + 8
 
 
 def test_nobody_sees_or_touches_another_owners_turn(served: HubProcess, keys: dict[str, str]) -> None:

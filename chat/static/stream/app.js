@@ -127,7 +127,13 @@ async function resume(view) {
   }
 }
 
-const sessionInUrl = () => decodeURIComponent(/^#s=([^&]+)/.exec(location.hash)?.[1] ?? "");
+function sessionInUrl() {
+  try {
+    return decodeURIComponent(/^#s=([^&]+)/.exec(location.hash)?.[1] ?? "");
+  } catch {
+    return ""; // a broken link is as good as none
+  }
+}
 
 function setUrl(session) {
   const hash = session ? `#s=${encodeURIComponent(session)}` : location.pathname;

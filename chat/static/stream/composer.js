@@ -14,10 +14,14 @@ const asDataUrl = (file) => new Promise((resolve, reject) => {
 });
 
 /** `on`: send({text, files, provider, model}), stop(). */
+// What else is in the message of a question.
+const SPARE_BYTES = 2048;
+const megabytes = (bytes) => `${(bytes / 1048576).toFixed(1)} MB`;
+
 export class Composer {
   #files = [];
   #providers = [];
-  #limits = { media_max_bytes: 0, media_max_count: 0 };
+  #limits = { media_max_bytes: 0, media_max_count: 0, message_max_bytes: Infinity };
   #isChosen = false;
 
   constructor(on) {
@@ -140,12 +144,22 @@ export class Composer {
     if ($("send").hidden || $("send").disabled) return;
     const question = { text: this.text.value, files: this.#files, provider: $("provider").value, model: $("model").value };
     if (!question.text.trim() && !question.files.length) return;
+    if (this.#isTooLarge(question)) return;
     this.complain("");
     this.text.value = "";
     this.#files = [];
     this.#showFiles();
     this.#grow();
     this.on.send(question);
+  }
+
+  /** The hub would hang up on it, again and again. */
+  #isTooLarge(question) {
+    const most = this.#limits.message_max_bytes - SPARE_BYTES;
+    const bytes = new Blob([JSON.stringify(question)]).size;
+    if (bytes <= most) return false;
+    this.complain(`Text and files together are ${megabytes(bytes)} as they are sent; at most ${megabytes(most)} go with a question.`);
+    return true;
   }
 
   #grow() {

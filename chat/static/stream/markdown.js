@@ -39,6 +39,8 @@ const LANGUAGE = /^language-([\w+#.-]{1,40})$/;
 // While text streams in, at most so many characters are looked at again for each piece, and more only now and then.
 const EAGER_CHARS = 8000;
 const LAZY_MS = 400;
+// Some of Markdown's patterns take the square of a line's length.
+const HARD_LINE_CHARS = 5000;
 
 function clean(html) {
   const fragment = DOMPurify.sanitize(html, CLEAN);
@@ -85,6 +87,20 @@ function frameCode(pre) {
 
 const rendered = (tokens) => clean(marked.parser(tokens));
 
+/** Text in which Markdown would be looked for too long, or too deep, is shown as it is. */
+const plain = (text) => el("div", { class: "plain" }, text);
+const isHard = (text) => text.length > HARD_LINE_CHARS && text.split("\n").some((line) => line.length > HARD_LINE_CHARS);
+
+function orPlain(text, draw) {
+  if (isHard(text)) return plain(text);
+  try {
+    return draw();
+  } catch (error) {
+    if (error instanceof RangeError) return plain(text); // nested beyond the stack
+    throw error;
+  }
+}
+
 /** Text that grows at its end. What is complete stays as it is; only the last block is made anew. */
 export class Markdown {
   #tail = "";
@@ -113,7 +129,7 @@ export class Markdown {
   /** All of it, as a whole: what refers to something far below is right only now. */
   finish() {
     this.#rest();
-    this.host.replaceChildren(rendered(marked.lexer(this.text)));
+    this.host.replaceChildren(orPlain(this.text, () => rendered(marked.lexer(this.text))));
   }
 
   #rest() {
@@ -125,15 +141,17 @@ export class Markdown {
   #draw() {
     this.#rest();
     this.#drawnAt = performance.now();
+    this.#open.replaceChildren(orPlain(this.#tail, () => this.#drawTail()));
+  }
+
+  /** What has come to its end goes before the open block, which is returned. */
+  #drawTail() {
     const tokens = marked.lexer(this.#tail);
     const last = tokens.findLastIndex((it) => it.type !== "space");
-    if (last > 0) {
-      const done = Object.assign(tokens.slice(0, last), { links: tokens.links });
-      this.#open.before(rendered(done));
-      this.#tail = tokens.slice(last).map((it) => it.raw).join("");
-      this.#open.replaceChildren(rendered(Object.assign(tokens.slice(last), { links: tokens.links })));
-    } else {
-      this.#open.replaceChildren(rendered(tokens));
-    }
+    if (last <= 0) return rendered(tokens);
+    const done = Object.assign(tokens.slice(0, last), { links: tokens.links });
+    this.#open.before(rendered(done));
+    this.#tail = tokens.slice(last).map((it) => it.raw).join("");
+    return rendered(Object.assign(tokens.slice(last), { links: tokens.links }));
   }
 }

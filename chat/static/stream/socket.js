@@ -4,7 +4,7 @@ const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 15000;
 const PING_EVERY_MS = 25000;
 const ANSWER_WAIT_MS = 15000;
-const CLOSED_FOR_GOOD = new Set([4401]);
+const NOT_LET_IN = 4401;
 
 export class Refused extends Error {
   constructor(fields) {
@@ -21,6 +21,7 @@ export class Socket {
   #waiting = new Map();
   #next = 1;
   #tries = 0;
+  #refusal = null;
   #timer = 0;
   #ping = 0;
   #isWanted = false;
@@ -76,6 +77,7 @@ export class Socket {
       this.on.state("ready", 0);
       this.on.ready(ready);
     } catch (error) {
+      this.#refusal = null;
       if (error instanceof Refused) this.on.refused(error);
     }
   }
@@ -84,7 +86,7 @@ export class Socket {
     const waiting = message.re === undefined || message.re === null ? null : this.#waiting.get(message.re);
     if (waiting) {
       this.#waiting.delete(message.re);
-      if (message.type === "error") waiting.reject(new Refused(message));
+      if (message.type === "error") waiting.reject(this.#refusal = new Refused(message));
       else waiting.resolve(message);
     } else if (message.type === "error" && !message.turn) {
       this.on.refused(new Refused(message));
@@ -107,9 +109,11 @@ export class Socket {
     const lost = [...this.#waiting.values()];
     this.#waiting.clear();
     for (const { reject } of lost) reject(new Error("the connection was lost"));
-    if (!this.#isWanted || CLOSED_FOR_GOOD.has(code)) {
+    if (!this.#isWanted || code === NOT_LET_IN) {
       this.#isWanted = false;
       this.on.state("off", 0);
+      // Told as the answer to something that was asked, it may have been heard by somebody else alone.
+      if (code === NOT_LET_IN && this.#refusal) this.on.refused(this.#refusal);
       return;
     }
     const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#tries++);
