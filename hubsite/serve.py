@@ -70,6 +70,8 @@ class HubServer(daphne.server.Server):  # type: ignore[misc]
             await super().handle_reply(protocol, message)
         except Disconnected:
             return  # of a WebSocket that is gone; its application is told by a message of its own
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            return  # nothing follows that could pile up, and whoever waited would be told that the client is gone
         valve = getattr(protocol, "valve", None)
         if valve is not None and not await valve.wait():
             protocol.give_up()

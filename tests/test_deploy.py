@@ -321,6 +321,40 @@ def test_systemd_gives_the_hub_its_cgroups_and_the_time_to_end() -> None:
     assert shlex.split(found["ExecStart"])[1:3] == ["manage.py", "hub"]
 
 
+def test_commands_beside_the_unit_read_what_it_reads() -> None:
+    """Else create_key and backup work on another database than the hub."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    shown = re.search(r"systemd-run (.*?)\"\$@\"", page, re.DOTALL)
+    assert shown
+    words = shlex.split(shown[1].replace("\\\n", " "))
+    lines = (DEPLOY / "llm-mcp-hub.service").read_text().splitlines()
+    environment = {line.partition("=")[2] for line in lines if line.startswith("Environment=")}
+    assert {name for name, flag in zip(words[1:], words, strict=False) if flag == "-E"} == {
+        it for it in environment if it.startswith(("HOME=", "HUB_DATA_DIR="))
+    }
+    found = unit()
+    assert f"EnvironmentFile={found['EnvironmentFile']}" in words
+    assert f"--uid={found['User']}" in words
+    assert f"--working-directory={found['WorkingDirectory']}" in words
+    assert words[-2:] == shlex.split(found["ExecStart"])[:2]
+
+
+def test_python_that_uv_fetches_is_put_where_the_service_sees_it() -> None:
+    text = (DEPLOY / "llm-mcp-hub.service").read_text()
+    folder = re.search(r"UV_PYTHON_INSTALL_DIR=(\S+) uv sync", text)
+    assert unit()["ProtectHome"] == "yes"
+    assert folder
+    assert not folder[1].startswith(("/root", "/home", "/run/user"))
+
+
+def test_restart_of_two_nodes_replaces_a_container_whose_image_is_the_same() -> None:
+    """`up` leaves one alone in which nothing has changed."""
+    header = (DEPLOY / "compose.two-nodes.yaml").read_text().partition("\nname:")[0]
+    (restart,) = [line for line in header.splitlines() if "--no-deps" in line]
+    assert "--force-recreate" in restart
+    assert "--wait" in restart
+
+
 def test_nginx_takes_its_file(tmp_path: Path) -> None:
     if (program := find_nginx()) is None:
         lacking("nginx", "nginx is not installed; Debian: apt-get install nginx-light")

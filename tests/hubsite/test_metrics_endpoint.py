@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from hubsite.shared_board import NOTES
+from providers.status import SERVING, STATES
 from tests.asking import (
     CHAT,
     SESSION,
@@ -336,6 +337,24 @@ def test_panels_show_seconds_on_an_axis_of_seconds_and_nothing_else_there() -> N
         shown = [target["expr"] for target in panel.get("targets", ())]
         of_seconds = {"_quantile(" in it or "cooldown_seconds" in it for it in shown}
         assert of_seconds <= {panel.get("fieldConfig", {}).get("defaults", {}).get("unit") == "s"}, panel["title"]
+
+
+def rule_of(alert: str) -> str:
+    found = re.search(rf"- alert: {alert}\n(.*?)\n +for:", RULES.read_text(), re.DOTALL)
+    assert found
+    return " ".join(found[1].split())
+
+
+def test_provider_whose_program_went_has_a_rule_of_its_own() -> None:
+    """Whatever else keeps one from serving is meant, or another rule's."""
+    rule = rule_of("HubProviderDown")
+    (others,) = re.findall(r'state=~"([a-z_|]+)"', rule)
+    assert set(STATES) - SERVING - set(others.split("|")) == {"not_installed"}
+    assert "max_over_time(hub_provider_up[1d]) == 1" in rule  # one that was never installed is none that went
+
+
+def test_nobody_is_woken_for_a_single_turn_of_a_quiet_hub() -> None:
+    assert 'sum(increase(hub_turns_by_fault_total{fault="hub"}[1h])) >= 3' in rule_of("HubAvailabilityFallsFast")
 
 
 def test_every_alert_is_explained() -> None:

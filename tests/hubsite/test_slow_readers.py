@@ -12,7 +12,7 @@ import pytest
 
 from hubsite import door
 from hubsite.door import Valve
-from tests.asking import CHAT
+from tests.asking import CHAT, eventually
 from tests.hub import HubProcess
 
 WAIT_S = 5
@@ -73,3 +73,14 @@ def test_client_that_goes_away_unread_leaves_its_worker_to_the_next(hub: HubProc
     assert answer.json()["choices"][0]["message"]["content"] == "Hi"
     # A worker may be replaced meanwhile: three pipes each.
     assert psutil.Process(hub.pid).num_fds() <= before + 12
+
+
+def test_large_whole_answer_is_no_hang_up(hub: HubProcess, http: httpx.Client) -> None:
+    """Larger than what the transport takes at once."""
+    before = hub.log.read_text().count(" 499 in ")
+    body = {"provider": "echo", "messages": [{"role": "user", "content": QUESTION}]}
+    for _ in range(3):
+        answered = http.post(CHAT, json=body)
+        assert len(answered.json()["choices"][0]["message"]["content"]) == len(QUESTION)
+    eventually(lambda: hub.log.read_text().count("POST /v1/chat/completions 200 in ") >= 3)
+    assert hub.log.read_text().count(" 499 in ") == before

@@ -155,7 +155,7 @@ export class Composer {
 
   /** The hub would hang up on it, again and again. */
   #isTooLarge(question) {
-    const most = this.#limits.message_max_bytes - SPARE_BYTES;
+    const most = (this.#limits.message_max_bytes ?? Infinity) - SPARE_BYTES;
     const bytes = new Blob([JSON.stringify(question)]).size;
     if (bytes <= most) return false;
     this.complain(`Text and files together are ${megabytes(bytes)} as they are sent; at most ${megabytes(most)} go with a question.`);
