@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from chat.errors import (
     KeyRefused,
     ResponseNotFound,
     SessionNotFound,
+    StoreUnavailable,
     TooManyFailures,
 )
 from chat.ids import new_id
@@ -211,12 +211,18 @@ class ChatConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
 
     async def _known(self, said: AskSaid, caller: Caller) -> Feed | None:
         """The turn, if this question was taken before: its client may have lost the answer to that."""
-        if said.turn:
-            with suppress(ResponseNotFound):
-                feed = await chat().streams.find(caller.owner, said.turn)
-                await service.count_request(caller)  # no turn of its own, but a request
-                return feed
-        return None
+        if not said.turn:
+            return None
+        try:
+            feed = await chat().streams.find(caller.owner, said.turn)
+        except ResponseNotFound:
+            return None
+        except StoreUnavailable:
+            if said.session:  # which could not go on either
+                raise
+            return None
+        await service.count_request(caller)  # no turn of its own, but a request
+        return feed
 
     async def _stop(self, said: Stop, caller: Caller) -> Reply:
         caller.require("chat")

@@ -82,6 +82,18 @@ def test_answer_streams_on_while_redis_is_away(hubs: tuple[HubProcess, HubProces
         assert text_of(there.events, turn) == SLOW
 
 
+def test_page_can_ask_while_redis_is_away(hubs: tuple[HubProcess, HubProcess], server: RedisServer) -> None:
+    """It names its turns, so that one it asks for again is not taken twice; what Redis knows of them has to wait."""
+    with greeted(hubs[0]) as here:
+        server.kill()
+        turn = here.ask("hello", turn="client_while_it_is_away")
+        assert here.end_of(turn)["type"] == "finished"
+        assert text_of(here.events, turn) == "hello"
+        server.start()
+    with greeted(hubs[1]) as there:
+        eventually(lambda: there.say("resume", turn=turn)["type"] == "resumed")
+
+
 def test_turn_of_a_killed_hub_is_told_to_have_ended(hubs: tuple[HubProcess, HubProcess]) -> None:
     with greeted(hubs[0]) as here, greeted(hubs[1]) as there:
         turn = here.ask(ENDLESS)
