@@ -13,11 +13,11 @@ const asDataUrl = (file) => new Promise((resolve, reject) => {
   reader.readAsDataURL(file);
 });
 
-/** `on`: send({text, files, provider, model}), stop(). */
 // What else is in the message of a question.
 const SPARE_BYTES = 2048;
 const megabytes = (bytes) => `${(bytes / 1048576).toFixed(1)} MB`;
 
+/** `on`: send({text, files, provider, model}), stop(). */
 export class Composer {
   #files = [];
   #providers = [];
