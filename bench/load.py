@@ -109,11 +109,8 @@ async def warm_up(targets: list[Target], shapes: tuple[Shape, ...], concurrency:
 
 @contextmanager
 def echo_hub(folder: Path, server: str = "daphne") -> Iterator[HubProcess]:
-    """A hub with the echo provider; sessions, key check, limits and archive are on.
-
-    Its children are not replaced after so many turns: to start one is the provider's price, and a mock has none.
-    """
-    with fresh_hub(folder, {**hub_env("echo", None, ""), "HUB_WORKER_TURNS": "1000000"}, server=server) as hub:
+    """A hub with the echo provider; sessions, key check, limits and archive are on."""
+    with fresh_hub(folder, hub_env("echo", None, ""), server=server) as hub:
         yield hub
 
 
