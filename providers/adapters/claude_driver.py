@@ -90,8 +90,11 @@ class ClaudeDriver(Driver):
             return False
         # Null after the last step: nothing precedes the first line, so the conversation is empty.
         step: Json = {"precedingAssistantUuid": None}
-        while self._user_uuids:
-            step = await self._step_back()
+        try:
+            while self._user_uuids:
+                step = await self._step_back()
+        except ProtocolBroken:
+            return False
         return step.get("precedingAssistantUuid", "unknown") is None
 
     # --- before the answer -----------------------------------------------------------------------------------------
